@@ -1,0 +1,314 @@
+"""The road in one page: Program -> Schedule -> LoopNest -> Source -> Kernel.
+
+`compile` takes the best known schedule (see `lookup.py`), `tune` looks for a better one by
+measuring.  `verify` and `bench` hold a kernel against the interpreter and the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from tensordsl.autotune import lookup
+from tensordsl.autotune.builder import Builder
+from tensordsl.autotune.cases import workplace
+from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
+from tensordsl.autotune.records import Log, Record
+from tensordsl.autotune.search import Search
+from tensordsl.autotune.session import (
+    Limit,
+    Observer,
+    Prepared,
+    Session,
+    StoppedBecause,
+    Trial,
+    Winner,
+)  # fmt: skip
+from tensordsl.autotune.space import DEFAULT, Candidate, Space
+from tensordsl.autotune.workload import Cache, Workload, workload
+from tensordsl.codegen.c.printer import to_c
+from tensordsl.codegen.compile import CompiledKernel, compile_source, compile_sources
+from tensordsl.codegen.runtime import Kernel
+from tensordsl.codegen.source import Source
+from tensordsl.codegen.toolchain import Toolchain, toolchain
+from tensordsl.schedules.schedule import Schedule
+
+from tensordsl import targets
+from tensordsl.errors import TensorDSLError, TuneError
+from tensordsl.program import Program
+from tensordsl.targets import Target
+
+if TYPE_CHECKING:
+    from tensordsl.codegen.library.build import Library
+
+#: instruction set -> those whose code it runs as well
+_RUNS = {"avx512": ("avx512", "avx2", "portable"), "avx2": ("avx2", "portable"), "neon": ("neon", "portable")}
+
+
+def compile(
+    program: Program, target: Union[str, Target] = "native", *, log_dir: Union[str, Path, None] = None
+) -> Kernel:
+    """The kernel of a program by its best known schedule, without measuring.
+
+    log_dir: where tuning records are (see `lookup.log_directory`).  Raises BuildError where there is
+    no compiler.
+    """
+    machine = targets.target(target)
+    found = best_schedule(program, machine, log_dir)
+    lookup.announce(found, program, workload(program, machine.id))
+    return kernel_of(found.schedule, machine)
+
+
+def best_schedule(program: Program, target: Target, log_dir: Union[str, Path, None] = None) -> lookup.Found:
+    """The best known schedule of a program, proven, with the rung it was found on."""
+    key = workload(program, target.id)
+    return lookup.find(program, target, key, lookup.log_directory(log_dir), _compiler_id())
+
+
+def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kernel:
+    """A schedule as a callable kernel."""
+    source = to_c(schedule.nest, targets.target(target))
+    return Kernel(compile_source(source), schedule.nest, schedule)
+
+
+def build_library(
+    programs: Union[Program, Schedule, Sequence[Union[Program, Schedule]]],
+    directory: Union[str, Path],
+    *,
+    name: str,
+    target: Union[str, Target] = "native",
+    version: str = "1.0.0",
+    log_dir: Union[str, Path, None] = None,
+    say: Union[Callable[[Program, lookup.Found], None], None] = None,
+) -> Library:
+    """Build a C library of programs by their best known schedules, and of schedules as they are.
+
+    say: told what each kernel comes from (None: as `compile`).  Raises BuildError; an existing
+    library then stays as it was.
+    """
+    from tensordsl.codegen.library import build
+
+    machine = targets.target(target)
+
+    def schedule(program: Program) -> _Chosen:
+        found = best_schedule(program, machine, log_dir)
+        if say is None:
+            lookup.announce(found, program, workload(program, machine.id))
+        else:
+            say(program, found)
+        measured = found.record.time_us if found.record is not None and found.rung == "record" else None
+        return _Chosen(found.schedule, found.note, measured)
+
+    return build.build_library(programs, directory, name=name, target=machine, schedules=schedule, version=version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What a library's manifest says of a kernel."""
+
+    schedule: Schedule
+    record: str
+    time_us: Union[float, None]
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """kernel: the winner, ready to call.  history: every candidate tried.  record: the line that
+    was written for the winner, in ``log``.  gain: default time / time with its confidence interval."""
+
+    kernel: Kernel
+    schedule: Schedule
+    history: tuple[Trial, ...]
+    stopped_because: StoppedBecause
+    winner: Winner
+    log: Path
+
+    @property
+    def time_us(self) -> float:
+        return self.winner.outcome.time_us
+
+    @property
+    def default_time_us(self) -> float:
+        return self.winner.default.time_us
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        return self.winner.gain
+
+
+def tune(
+    program: Program,
+    target: Union[str, Target] = "native",
+    trials: Union[int, None] = 64,
+    seconds: Union[float, None] = None,
+    log_dir: Union[str, Path, None] = None,
+    *,
+    cache: Cache = "warm",
+    seed: int = 0,
+    observer: Union[Observer, None] = None,
+) -> TuneResult:
+    """Search for the fastest schedule by measuring on this machine.
+
+    trials: candidates known in the end, those of earlier runs included (None: no bound).  seconds:
+    wall-clock bound of this run.  cache: tune for operands in the caches ("warm") or in memory
+    ("cold").  Every result is appended to the log at once, so a killed run continues where it was;
+    Ctrl-C ends the search and keeps the best.  Raises TuneError, BuildError, RecordError.
+    """
+    if trials is not None and trials < 1:
+        raise TuneError(f"tune: trials must be at least 1, got {trials}")
+    if seconds is not None and not seconds > 0:
+        raise TuneError(f"tune: seconds must be positive, got {seconds}")
+    machine = runnable(target)
+    tools = toolchain()
+    key = workload(program, machine.id, cache=cache)
+    directory = lookup.log_directory(log_dir)
+    log = Log.of(directory, key, program.name)
+    builder = Builder(program, machine, cold=cache == "cold")
+    search = Search(Space(builder.sketches, seed), builder.cost, seed)
+    with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
+        nest = builder.schedule(DEFAULT).nest
+        place = workplace(program, nest, machine, Path(folder), tools, cold=cache == "cold")
+        with Measurer(place) as measurer:
+            session = Session(
+                builder, search, _Compiling(builder, tools), measurer, log, key, tools.id, lookup.processor(machine),
+                Limit(trials, seconds), observer,
+            )  # fmt: skip
+            earlier = [r for r in _records(directory, key) if _same_machine(r, tools, machine)]
+            session.resume(earlier)
+            reason = session.run(_neighbours(directory, key, tools, machine))
+            winner = session.finish(_incumbent(earlier, search))
+    _keep_model(search, key)
+    schedule = builder.schedule(winner.candidate)
+    return TuneResult(
+        kernel_of(schedule, machine), schedule, tuple(session.history), reason, winner, log.path.absolute()
+    )
+
+
+def runnable(target: Union[str, Target]) -> Target:
+    """The target, if this machine can run its code.  Raises TuneError otherwise."""
+    machine, here = targets.target(target), targets.target("native")
+    if machine.isa not in _RUNS.get(here.isa, ("portable",)):
+        raise TuneError(
+            f"kernels for {machine.id} cannot be measured on this machine ({here.id})",
+            hint="tune on such a machine; the log it writes serves every build",
+        )
+    return machine
+
+
+class _Compiling:
+    """Candidates -> C (away from the core that measures) -> shared objects, a batch at a time."""
+
+    def __init__(self, builder: Builder, tools: Toolchain) -> None:
+        self.builder = builder
+        self.tools = tools
+        self._texts: dict[Candidate, Union[Source, TensorDSLError]] = {}
+
+    def draft(self, candidates: Sequence[Candidate]) -> None:
+        with off_the_measuring_core():
+            self._texts.update((c, self.builder.source(c)) for c in candidates)
+
+    def prepare(self, candidates: Sequence[Candidate]) -> list[Prepared]:
+        texts = [self._texts.pop(c, None) or self.builder.source(c) for c in candidates]
+        good = [t for t in texts if isinstance(t, Source)]
+        done = iter(compile_sources(good, self.tools) if good else [])
+        return [self._prepared(c, t, next(done) if isinstance(t, Source) else t) for c, t in zip(candidates, texts)]
+
+    def _prepared(
+        self, c: Candidate, text: Union[Source, TensorDSLError], result: Union[CompiledKernel, TensorDSLError]
+    ) -> Prepared:
+        if isinstance(text, TensorDSLError):
+            return Prepared(c, None, "invalid", str(text))
+        if isinstance(result, TensorDSLError):
+            return Prepared(c, None, "build_error", str(result))
+        return Prepared(c, Job(result.path, result.symbol, text.workspace_bytes), "ok")
+
+
+def _records(directory: Path, key: Workload) -> list[Record]:
+    from tensordsl.autotune.records import logs
+
+    found = [r for log in logs(directory, key.target) for r in log.read(containing=key.program)]
+    return [r for r in found if r.workload == key]
+
+
+def _same_machine(r: Record, tools: Toolchain, machine: Target) -> bool:
+    return r.toolchain == tools.id and r.processor == lookup.processor(machine)
+
+
+def _incumbent(records: Sequence[Record], search: Search) -> Candidate | None:
+    winners = [Candidate(*r.candidate) for r in records if r.kind == "winner"]
+    return next((c for c in reversed(winners) if search.space.allows(c)), None)
+
+
+def _neighbours(directory: Path, key: Workload, tools: Toolchain, machine: Target) -> list[Candidate]:
+    """The winners of the nearest shapes, to be tried first."""
+    from tensordsl.autotune.records import logs
+
+    shapes: dict[Workload, list[Record]] = {}
+    for log in logs(directory, key.target):
+        for r in log.read(containing=key.structure):
+            if r.workload != key and r.workload.same_conditions(key):
+                shapes.setdefault(r.workload, []).append(r)
+    near = sorted(shapes, key=lambda w: (w.distance(key), w.shapes))[:4]
+    best = [lookup.best_record(shapes[w], tools.id, lookup.processor(machine)) for w in near]
+    return [Candidate(*r.candidate) for r in best if r is not None]
+
+
+def _keep_model(search: Search, key: Workload) -> None:
+    """The learned model outlives the search, for shapes that nobody measures."""
+    if search.model.trained:
+        with contextlib.suppress(OSError):  # only the model's rung is lost
+            search.model.save(lookup.model_path(key))
+
+
+def _compiler_id() -> str:
+    try:
+        return toolchain().id
+    except TensorDSLError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One case of a verification.  error: "" where the kernel agrees with the interpreter."""
+
+    case: str
+    exact: bool
+    error: str
+
+
+def verify(
+    schedule: Schedule, target: Union[str, Target] = "native", cases: Sequence[str] = ("integers", "random", "special")
+) -> list[Verdict]:
+    """Run a schedule's kernel in a child process and compare it with the interpreter."""
+    machine, tools = runnable(target), toolchain()
+    source = to_c(schedule.nest, machine)
+    compiled = compile_source(source, tools)
+    job = Job(compiled.path, compiled.symbol, source.workspace_bytes)
+    verdicts = []
+    for name in cases:
+        with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
+            place = workplace(schedule.program, schedule.nest, machine, Path(folder), tools, names=(name,))
+            with Measurer(place) as measurer:
+                [outcome] = measurer.check([job])
+        error = "" if outcome.status == "ok" else f"{outcome.status}: {outcome.error}"
+        verdicts.append(Verdict(name, place.cases[0].exact, error))
+    return verdicts
+
+
+def bench(
+    schedules: Sequence[Schedule], target: Union[str, Target] = "native", rounds: int = 21, cache: Cache = "warm"
+) -> list[Outcome]:
+    """Time schedules of one program side by side (checked first), in a child process."""
+    machine, tools = runnable(target), toolchain()
+    sources = [to_c(s.nest, machine) for s in schedules]
+    compiled = [compile_source(s, tools) for s in sources]
+    jobs = [Job(c.path, c.symbol, s.workspace_bytes) for c, s in zip(compiled, sources)]
+    first = schedules[0]
+    with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
+        place = workplace(first.program, first.nest, machine, Path(folder), tools, cold=cache == "cold")
+        with Measurer(place) as measurer:
+            return measurer.duel(jobs, rounds)

@@ -1,0 +1,161 @@
+"""Loads and stores: scalar, vector, masked, strided; what an access becomes follows from its lane stride."""
+
+from __future__ import annotations
+
+from tensordsl.codegen.c import masks
+from tensordsl.codegen.c.addresses import at_lane, element_text, joined, lane_part, linear, pointer
+from tensordsl.codegen.c.types import Value, assignment, bare, signed, vector_name
+from tensordsl.codegen.c.writer import LANE, Mask, Place, Writer
+from tensordsl.schedules.loopnest import Buffer
+
+from tensordsl.affine import Affine
+from tensordsl.dtypes import DType
+
+
+def _start(address: Affine) -> Affine:
+    """The address of lane 0."""
+    return Affine(tuple([t for t in address.terms if t[0] != LANE]), address.const)
+
+
+def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value:
+    """The element, or the element of each active lane (inactive lanes are 0 and not touched)."""
+    if b.name in w.scalars:
+        return Value(w.base(b.name), b.dtype)
+    bank, address = linear(w, b, index)
+    if place.env:
+        address = address.substitute(place.env)
+        bank = bank.substitute(place.env) if bank is not None else None
+    lanes = place.lanes
+    stride, irregular = lane_part(address) if lanes else (0, False)
+    if bank is not None and lanes and LANE in bank.names():
+        irregular = True
+    if irregular:
+        return _truth(Value(_each_lane(w, b, bank, address, place), b.dtype, lanes))
+    if not stride:
+        text = element_text(*pointer(w, b, bank, address))
+        if place.mask is not None and not masks.is_literal(place.mask):  # perhaps no lane is active at all
+            text = f"({masks.any_text(w, place.mask, b.dtype, lanes)} ? {text} : 0)"
+        return Value(text, b.dtype)
+    return _truth(Value(_load_vector(w, b, bank, address, stride, place), b.dtype, lanes))
+
+
+def _truth(v: Value) -> Value:
+    """Conditions are bytes in memory and masks in registers."""
+    return v._replace(text=f"({v.text} != 0)", width=8) if v.dtype.kind == "b" else v
+
+
+def _load_vector(w: Writer, b: Buffer, bank: Affine | None, address: Affine, stride: int, place: Place) -> str:
+    lanes, mask, t = place.lanes, place.mask, b.dtype
+    p = joined(*pointer(w, b, bank, _start(address)))
+    vector = w.prelude.vector(t, lanes)
+    if stride == -1 and mask is None:
+        w.prelude.shuffle()
+        p = joined(*pointer(w, b, bank, _start(address) - (lanes - 1)))
+        picks = ", ".join(str(lanes - 1 - i) for i in range(lanes))
+        whole = f"*(const {vector}u *){p}"
+        return f"td_shuffle({w.prelude.vector(signed(t.bits), lanes)}, {whole}, {whole}, {picks})"
+    if stride != 1:
+        if mask is None:
+            return f"{w.prelude.verb('gather', t, lanes)}({bare(p)}, {stride})"
+        guard = masks.guard_text(w, mask, t, lanes)
+        return f"{w.prelude.verb('gather_masked', t, lanes)}({bare(p)}, {stride}, {guard})"
+    if mask is None:
+        return f"*(const {vector}u *){p}"
+    return masked_load(w, t, lanes, p, mask)
+
+
+def masked_load(w: Writer, t: DType, lanes: int, p: str, mask: Mask) -> str:
+    count = masks.first_lanes(mask)
+    if count is not None and not _has_masks(w, t, lanes):
+        return f"{w.prelude.verb('load_first', t, lanes)}({bare(p)}, {count})"
+    return f"{w.prelude.verb('load_masked', t, lanes)}({bare(p)}, {masks.guard_text(w, mask, t, lanes)})"
+
+
+def _has_masks(w: Writer, t: DType, lanes: int) -> bool:
+    """Has the target an instruction for masked moves of this vector?"""
+    return ("load_masked", vector_name(t, lanes)) in w.target.instructions
+
+
+def _each_lane(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place: Place) -> str:
+    """No stride describes the lanes (a division or remainder of the lane): element by element."""
+    lanes, mask = place.lanes, place.mask
+    bits = masks.every(lanes) if mask is None else mask.bits
+    guard = None
+    if mask is not None and not masks.is_literal(mask):
+        guard = masks.vector_text(w, mask, b.dtype.bits, lanes)
+    texts = []
+    for lane in range(lanes):
+        if not bits >> lane & 1:
+            texts.append("0")
+            continue
+        text = element_text(*pointer(w, b, _bank_at(bank, lane), at_lane(address, lane)))
+        texts.append(f"{guard}[{lane}] ? {text} : 0" if guard else text)
+    return f"({w.prelude.vector(b.dtype, lanes)}){{{', '.join(texts)}}}"
+
+
+def _bank_at(bank: Affine | None, lane: int) -> Affine | None:
+    return None if bank is None else at_lane(bank, lane)
+
+
+# ---------------------------------------------------------------- stores
+
+
+def target_address(
+    w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place
+) -> tuple[Affine | None, Affine, int, bool]:
+    """(bank, address, lane stride, does no stride describe the lanes) of a stored cell."""
+    bank, address = linear(w, b, index)
+    if place.env:
+        address = address.substitute(place.env)
+        bank = bank.substitute(place.env) if bank is not None else None
+    stride, irregular = lane_part(address) if place.lanes else (0, False)
+    if bank is not None and place.lanes and LANE in bank.names():
+        irregular = True
+    return bank, address, stride, irregular
+
+
+def store_scalar(w: Writer, b: Buffer, bank: Affine | None, address: Affine, text: str) -> None:
+    w.line(assignment(element_text(*pointer(w, b, bank, address)), text))
+
+
+def store_vector(
+    w: Writer, b: Buffer, bank: Affine | None, address: Affine, stride: int, place: Place, text: str, stream: bool
+) -> None:  # fmt: skip
+    """Store the active lanes of a vector text."""
+    lanes, mask, t = place.lanes, place.mask, b.dtype
+    p = joined(*pointer(w, b, bank, _start(address)))
+    if stride != 1:
+        if mask is None:
+            w.line(f"{w.prelude.verb('scatter', t, lanes)}({bare(p)}, {stride}, {text});")
+        else:
+            guard = masks.guard_text(w, mask, t, lanes)
+            w.line(f"{w.prelude.verb('scatter_masked', t, lanes)}({bare(p)}, {stride}, {guard}, {text});")
+    elif mask is not None:
+        count = masks.first_lanes(mask)
+        if count is not None and not _has_masks(w, t, lanes):
+            w.line(f"{w.prelude.verb('store_first', t, lanes)}({bare(p)}, {count}, {text});")
+        else:
+            guard = masks.guard_text(w, mask, t, lanes)
+            w.line(f"{w.prelude.verb('store_masked', t, lanes)}({bare(p)}, {guard}, {text});")
+    elif stream:
+        w.streams = True
+        w.line(f"{w.prelude.verb('stream', t, lanes)}({bare(p)}, {text});")
+    else:
+        v = f"{w.prelude.vector(t, lanes)}u"
+        target, old = f"*({v} *){p}", f"*(const {v} *){p}"
+        w.line(assignment(target, target + text[len(old) :] if text.startswith(f"{old} ") else text))
+
+
+def store_each_lane(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place: Place, text: str) -> None:
+    """Store lane by lane, in order (the last one wins where lanes share a cell)."""
+    lanes, mask = place.lanes, place.mask
+    value = w.function.fresh("t")
+    w.line(f"const {w.prelude.vector(b.dtype, lanes)} {value} = {text};")
+    bits = masks.every(lanes) if mask is None else mask.bits
+    guard = None
+    if mask is not None and not masks.is_literal(mask):
+        guard = masks.vector_text(w, mask, b.dtype.bits, lanes)
+    for lane in range(lanes):
+        if bits >> lane & 1:
+            cell = element_text(*pointer(w, b, _bank_at(bank, lane), at_lane(address, lane)))
+            w.line(f"{f'if ({guard}[{lane}]) ' if guard else ''}{cell} = {value}[{lane}];")

@@ -1,0 +1,98 @@
+"""LoopNest -> C: one kernel as header-free text for gcc and clang.
+
+    source = to_c(nest, target("native"))
+
+The function is ``int32_t SYMBOL(const td_call *call, parameters in order)``: arrays by pointer,
+rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 (bad call struct),
+4 (null pointer), or what the caller's ``parallel_for`` returned where that is not 0.
+"""
+
+from __future__ import annotations
+
+from tensordsl.codegen.c.extents import Lanes
+from tensordsl.codegen.c.functions import FENCE
+from tensordsl.codegen.c.names import Names
+from tensordsl.codegen.c.private import private
+from tensordsl.codegen.c.registers import Plan
+from tensordsl.codegen.c.statements import statement
+from tensordsl.codegen.c.writer import Place, Writer
+from tensordsl.codegen.source import Source
+from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, walk
+
+import tensordsl
+from tensordsl.errors import InternalError
+from tensordsl.targets import Target
+
+_ALIGN = 64  # bytes
+
+
+def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
+    """The kernel of a nest.  symbol: the function's name (default: the program's name and _kernel).
+
+    Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
+    """
+    symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
+    body = private(nest.body)
+    parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
+    known = buffers(LoopNest(nest.program, nest.parameters, body))
+    lanes = Lanes(body, target)
+    plan = Plan(body, lanes)
+    loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
+    names = Names([*known, *loops], spread=plan.names(), reserved=[symbol])
+    w = Writer(target, symbol, names, lanes, plan, known)
+    _roles(w, nest, body)
+    statement(w, body, Place({}))
+    f = w.function
+    unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
+    if unknown:
+        raise InternalError(f"{symbol}: {', '.join(unknown)} used but not declared", context=nest)
+    needed = w.workspace_bytes + _ALIGN if w.workspace_bytes else 0
+    head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
+    tail = [f"    {FENCE}"] if w.streams else []
+    kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
+    text = "\n".join([_banner(nest, target), *w.finished, kernel])
+    return Source(symbol, w.prelude.texts(), text, parameters, needed, target)
+
+
+def _roles(w: Writer, nest: LoopNest, body: Stmt) -> None:
+    """Which buffers are written, and which parameters come by value."""
+    for s, _ in walk(body):
+        if isinstance(s, Store):
+            w.stored.add(s.buffer.name)
+            w.stored.update(s.buffer.banks)
+    inputs = {t.name for t in nest.program.inputs}
+    w.scalars = {b.name for b in nest.parameters if not b.shape and b.name in inputs and b.name not in w.stored}
+
+
+def _declarations(w: Writer, parameters: tuple[Buffer, ...]) -> list[str]:
+    result = []
+    for b in parameters:
+        name = w.names[b.name]
+        if b.name in w.scalars:
+            result.append(f"{b.dtype.c_name} {name}")
+        else:
+            const = "" if b.name in w.stored else "const "
+            result.append(f"{const}{b.dtype.c_name} *restrict {name}")
+    return result
+
+
+def _checks(w: Writer, parameters: tuple[Buffer, ...], needed: int) -> list[str]:
+    """What a caller may get wrong, before anything is touched."""
+    lines = ["    if (call && call->size < sizeof(td_call)) return 3;"]
+    pointers = [w.names[b.name] for b in parameters if b.name not in w.scalars and b.size()]
+    if pointers:
+        lines.append(f"    if ({' || '.join(f'!{p}' for p in pointers)}) return 4;")
+    if needed:
+        lines.append(f"    if (!call || !call->workspace || call->workspace_bytes < {needed}) return 2;")
+        lines.append(
+            "    char *const workspace = (char *)call->workspace + "
+            f"(-(__UINTPTR_TYPE__)call->workspace & {_ALIGN - 1});"
+        )
+    else:
+        lines.append("    (void)call;")
+    return lines
+
+
+def _banner(nest: LoopNest, target: Target) -> str:
+    lines = [f"tensordsl {tensordsl.__version__} for {target.id}", *str(nest.program).splitlines()]
+    return "\n".join(["/*", *(f" * {line}".replace("*/", "* /").rstrip() for line in lines), " */"])

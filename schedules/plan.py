@@ -1,0 +1,205 @@
+"""Which stages share loops: decided from the structure of a program, before any size is chosen.
+
+Every stage is a *root* with loops of its own, is computed inside a root's loops (`inside`), or
+follows a register-tiled reduction as its *epilogue*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordsl.schedules.analysis import (
+    Tile,
+    definition_of,
+    elements,
+    identity_dims,
+    inlinable,
+    instances,
+    register_tile,
+    stride,
+)  # fmt: skip
+
+from tensordsl.program import Program
+from tensordsl.targets import Target
+from tensordsl.tensor import Tensor
+
+#: A reduction is worth a register tile when each element sums at least this many terms.
+LEAST_TERMS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A stage computed inside loop ``axis`` (the ``depth``-th from outside) of another."""
+
+    stage: str
+    consumer: str
+    axis: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """inline: pointwise stages to inline, in order.  reciprocals: stages that divide by a value of
+    their row.  partial: reduction -> the contiguous axis to
+    reduce in vectors first (`rfactor`).  placements: in the order to apply.
+    tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
+    """
+
+    inline: tuple[str, ...]
+    reciprocals: tuple[str, ...]
+    partial: dict[str, str]
+    placements: tuple[Placement, ...]
+    tiles: dict[str, Tile]
+    epilogues: dict[str, str]
+    roots: tuple[str, ...]
+
+
+def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
+    """The plan, and the program after its definition steps (partial reductions of one vector)."""
+    from tensordsl.schedules.primitives.definitions import factored, inline_in_program, steady_divisor, with_reciprocal
+
+    inline: list[str] = []
+    while (name := inlinable(program)) is not None:
+        inline.append(name)
+        tensor = program[name]
+        program = inline_in_program(program, tensor, definition_of(tensor))
+    cyclic = {t.name for g in program.groups if g.order is not None for t in g.tensors}
+    reciprocals = []
+    for t in program.tensors:
+        if t.name not in cyclic and steady_divisor(t) is not None:
+            reciprocals.append(t.name)
+            program = with_reciprocal(program, t.name, f"{t.name}_inv")
+    tiles = {t.name: tile for t in program.tensors if (tile := _tile(t)) is not None}
+    partial = {}
+    for t in program.tensors:
+        axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)
+        if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= target.lanes(
+            t.dtype
+        ):
+            partial[t.name] = axis
+    for stage, axis in partial.items():
+        lanes = target.lanes(program[stage].dtype)
+        program = factored(program, stage, axis, 2 * lanes, partial_name(stage))
+        program = factored(program, stage, f"{axis}.l", lanes, lanes_name(stage))
+    epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
+    placements = _placements(program, tiles, epilogues)
+    placed = {p.stage for p in placements} | set(epilogues.values())
+    roots = tuple(t.name for t in program.tensors if t.name not in placed)
+    return Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots), program
+
+
+def partial_name(stage: str) -> str:
+    """The stage that holds the partial results of a reduction."""
+    return f"{stage}_rf"
+
+
+def lanes_name(stage: str) -> str:
+    """The stage that adds the vectors of partial results up to one."""
+    return f"{stage}_lanes"
+
+
+def _reduction_vector_axis(t: Tensor) -> str | None:
+    """The reduction axis along which every read is contiguous or constant, or None."""
+    d = definition_of(t)
+    for a in reversed(d.reduce_axes):
+        steps = [stride(r, a.name) for r in d.reads]
+        if all(x in (0, 1) for x in steps) and 1 in steps:
+            return a.name
+    return None
+
+
+def _tile(t: Tensor) -> Tile | None:
+    d = definition_of(t)
+    if d.reducer is None or instances(t) < LEAST_TERMS * max(1, elements(t)):
+        return None
+    tile = register_tile(t)
+    # without rows the tile only pays where the vector axis holds at least a vector or so
+    return tile if tile is not None and (tile.row is not None or d.axes[-1].extent >= 8) else None
+
+
+def _epilogue(program: Program, name: str) -> str | None:
+    """The pointwise stage that may follow a tiled reduction at once."""
+    readers = program.consumers(name)
+    if len(readers) != 1:
+        return None
+    reader = readers[0]
+    d = definition_of(reader)
+    if d.reducer is not None or d.order is not None:
+        return None
+    sites = [r for r in d.reads if r.source.name == name]
+    if len({r.index for r in sites}) != 1:
+        return None
+    dims = identity_dims(sites[0])
+    if len(dims) != len(sites[0].index) or [dims.get(a.name) for a in d.axes if a.name in dims] != sorted(
+        dims.values()
+    ):
+        return None
+    own = {a.name: a.extent for a in d.axes}
+    source = program[name]
+    if any(own[a] != source.shape[k] for a, k in dims.items()) or len(own) != len(dims):
+        return None
+    # everything else the reader needs must be there before the reduction starts
+    order = [t.name for t in program.tensors]
+    if any(r.source.name in order and order.index(r.source.name) > order.index(name) for r in d.reads):
+        return None
+    return reader.name
+
+
+def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]) -> list[Placement]:
+    outputs = {t.name for t in program.outputs}
+    follow = set(epilogues.values())
+    root_of: dict[str, str] = {}
+    shared: dict[str, dict[str, str]] = {}  # stage -> its axis -> the root's axis
+    depth: dict[str, int] = {}
+    result: list[Placement] = []
+    for t in reversed(program.tensors):
+        d = definition_of(t)
+        readers = program.consumers(t.name)
+        place = None
+        if t.name not in outputs and t.name not in tiles and t.name not in follow and d.order is None and readers:
+            place = _place(program, t, readers, root_of, shared, depth)
+        if place is None or place.consumer in tiles:
+            root_of[t.name] = t.name
+            axes = sorted(definition_of(t).axes, key=lambda a: a.name != d.order)
+            shared[t.name] = {a.name: a.name for a in axes}
+            depth[t.name] = len(axes)
+            continue
+        root = place.consumer
+        root_of[t.name], depth[t.name] = root, place.depth
+        outer = [a.name for a in definition_of(program[root]).axes][: place.depth]
+        site = next(r for c in readers for r in definition_of(c).reads if r.source.name == t.name)
+        reader = next(c for c in readers if any(r is site for r in definition_of(c).reads))
+        dims = {k: shared[reader.name][a] for a, k in identity_dims(site).items() if a in shared[reader.name]}
+        shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
+        result.append(place)
+    return result
+
+
+def _place(
+    program: Program, t: Tensor, readers: list[Tensor], root_of: dict[str, str],
+    shared: dict[str, dict[str, str]], depth: dict[str, int],
+) -> Placement | None:  # fmt: skip
+    """Inside the deepest loop around all readers whose iterations need disjoint parts of t."""
+    roots = {root_of[c.name] for c in readers}
+    if len(roots) != 1:
+        return None
+    root = program[roots.pop()]
+    if definition_of(root).order is not None:
+        return None
+    order = [a.name for a in definition_of(root).axes]
+    common: dict[str, int] | None = None
+    for c in readers:
+        for r in definition_of(c).reads:
+            if r.source.name != t.name:
+                continue
+            here = {shared[c.name][a]: k for a, k in identity_dims(r).items() if a in shared[c.name]}
+            common = here if common is None else {a: k for a, k in common.items() if here.get(a) == k}
+    limit = min(depth[c.name] for c in readers)
+    level = 0
+    while level < min(limit, len(order)) and common is not None and order[level] in common:
+        level += 1
+    # the innermost loop is the one to vectorise: keep it free
+    level = min(level, len(order) - 1) if definition_of(root).reducer is None else level
+    if level <= 0:
+        return None
+    return Placement(t.name, root.name, order[level - 1], level)

@@ -1,0 +1,366 @@
+"""From a nest to its steps and events, with everything that is refused on sight.
+
+Walking the nest, each store's instance is checked against the program (kinds, ranks, operations,
+types, the stored expression), and its accesses become events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import islpy as isl
+from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, LoopNest, Outline, Seq, Stmt, Store
+from tensordsl.schedules.polyhedral.events import Event, Inside, Loop, Place, Refuted, Role, Step, Violation, at
+from tensordsl.schedules.polyhedral.expression import Matcher
+from tensordsl.schedules.polyhedral.isl_build import Dims, box, named, point, space, where, zero
+
+from tensordsl import expr
+from tensordsl.affine import Affine, Interval, interval
+from tensordsl.errors import Location
+from tensordsl.expr import Expr, Index, Read
+from tensordsl.program import Program
+from tensordsl.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
+    """Where the walk is: loops, the instances that get there, ranges of the loops, names in scope."""
+
+    loops: tuple[Loop, ...]
+    dims: Dims
+    domain: isl.Set
+    ranges: Mapping[str, Interval]
+    places: Mapping[str, Place]
+
+
+@dataclass(slots=True, eq=False)
+class Events:
+    """The steps and events of a nest; ranges: bounds of the loops of each step by interval arithmetic."""
+
+    program: Program
+    steps: list[Step] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    ranges: dict[int, Mapping[str, Interval]] = field(default_factory=dict)
+    inside: list[Inside] = field(default_factory=list)
+    order: int = 0
+
+
+def extract(nest: LoopNest) -> Events:
+    """Every access of a nest, the caller's included.  Raises Refuted."""
+    found = Events(nest.program)
+    places = {b.name: _parameter(nest, b) for b in nest.parameters}
+    if len(places) != len(nest.parameters):
+        raise _structure("two parameters of the nest have one name")
+    found.places += places.values()
+    missing = [t.name for t in nest.program.outputs if nest.program.inplace.get(t.name, t.name) not in places]
+    if missing:
+        raise _structure(f"output {missing[0]} is not among the parameters of the nest")
+    for place in places.values():
+        if place.holds is not None:
+            _caller(found, place, place.holds, Role.COMPLETE, -1)
+    _Walk(found).walk(nest.body, Path((), (), isl.Set.universe(space(0)), {}, places))
+    found.order += 1
+    for place in places.values():
+        if place.expected is not None:
+            _caller(found, place, place.expected, Role.NEEDS_COMPLETE, found.order)
+    return found
+
+
+def _structure(message: str, *stores: Stmt) -> Refuted:
+    return Refuted(Violation("structure", message, None, stores))
+
+
+def _parameter(nest: LoopNest, b: Buffer) -> Place:
+    program = nest.program
+    held = next((t for t in program.inputs if t.name == b.name), None)
+    expected = [t for t in program.outputs if program.inplace.get(t.name, t.name) == b.name]
+    if held is None and not expected:
+        raise _structure(f"parameter {b.name} is neither an input nor an output of the program")
+    for t in ([] if held is None else [held]) + expected:
+        if b.shape != t.shape or b.dtype != t.dtype or any(b.fold) or b.banks:
+            raise _structure(f"parameter {b} is not laid out as {t}")
+    return Place(b, (), None if held is None else held.name, expected[0].name if expected else None)
+
+
+def _caller(found: Events, place: Place, tensor: str, role: Role, order: int) -> None:
+    names = tuple([f"{tensor}.{d}" for d in range(len(place.buffer.shape))])
+    domain = where(box(names, place.buffer.shape), names)
+    label = f"the caller {'gives' if role.writes else 'takes'} {place.buffer.name}"
+    step = Step(order, (), isl.Set.universe(space(0)), label)
+    cell = named(names)
+    found.events.append(Event(step, place, cell, tensor, cell, role, names, domain))
+
+
+class _Walk:
+    def __init__(self, found: Events) -> None:
+        self.found = found
+        self.program = found.program
+        self.tensors = {t.name: t for t in (*found.program.inputs, *found.program.tensors)}
+
+    def walk(self, s: Stmt, path: Path) -> None:
+        if isinstance(s, Seq):
+            for item in s.items:
+                self.walk(item, path)
+        elif isinstance(s, For):
+            self.walk(s.body, self.enter(s, path))
+        elif isinstance(s, If):
+            holds = path.domain.intersect(where(self.known(s.conditions, path, s), path.dims))
+            self.walk(s.then, replace(path, domain=holds))
+            if s.otherwise is not None:
+                self.walk(s.otherwise, replace(path, domain=path.domain.subtract(holds)))
+        elif isinstance(s, Alloc):
+            place = Place(s.buffer, path.loops)
+            self.found.places.append(place)
+            self.walk(s.body, replace(path, places={**path.places, s.buffer.name: place}))
+        elif isinstance(s, Outline):
+            self.walk(s.body, path)
+        elif isinstance(s, Store):
+            self.found.order += 1
+            if not path.domain.is_empty():
+                _StoreEvents(self, s, path).collect()
+
+    def known(self, exprs: tuple[Affine, ...], path: Path, s: Stmt) -> tuple[Affine, ...]:
+        for e in exprs:
+            for name in e.names():
+                if name not in path.ranges:
+                    raise _structure(f"{e} uses {name}, which is not a loop around it", s)
+        return exprs
+
+    def enter(self, s: For, path: Path) -> Path:
+        if s.var in path.ranges:
+            raise _structure(f"loop {s.var} lies inside another loop {s.var}", s)
+        if not s.lo or not s.hi or s.step < 1:
+            raise _structure(f"loop {s.var} has no bounds or no positive step", s)
+        self.known(s.lo + s.hi, path, s)
+        self.found.order += 1
+        loop = Loop(s.var, self.found.order, s.kind, s)
+        dims = (*path.dims, s.var)
+        v = Affine.of(s.var)
+        bounds = tuple([v - lo for lo in s.lo] + [hi - 1 - v for hi in s.hi])
+        domain = path.domain.add_dims(isl.dim_type.set, 1).intersect(where(bounds, dims))
+        if s.step > 1:
+            domain = domain.intersect(_strided(v, s.lo, s.step, dims))
+        lows = [interval(lo, path.ranges)[0] for lo in s.lo]
+        highs = [interval(hi, path.ranges)[1] for hi in s.hi]
+        least = max((x for x in lows if x is not None), default=None)
+        greatest = min((x - 1 for x in highs if x is not None), default=None)
+        ranges = {**path.ranges, s.var: (least, greatest)}
+        return Path((*path.loops, loop), dims, domain, ranges, path.places)
+
+
+def _strided(v: Affine, lows: tuple[Affine, ...], step: int, dims: Dims) -> isl.Set:
+    """The values of ``v`` that a loop of this step takes, counted from the greatest lower bound."""
+    result = isl.Set.empty(space(len(dims)))
+    for i, lo in enumerate(lows):
+        greatest = tuple([lo - x - (1 if j < i else 0) for j, x in enumerate(lows) if j != i])
+        offset = (v - lo) % step
+        result = result.union(where((*greatest, -offset), dims))
+    return result
+
+
+class _StoreEvents:
+    """The events of one store."""
+
+    def __init__(self, walk: _Walk, s: Store, path: Path) -> None:
+        self.walk, self.s, self.path = walk, s, path
+        self.found = walk.found
+        self.dims = path.dims
+        self.over = path.dims, path.domain  # with the points that one step moves
+        i = s.instance
+        self.step = Step(self.found.order, path.loops, path.domain, f"{i.kind} {i.tensor}", s)
+        self.domain = path.domain
+
+    def collect(self) -> None:
+        s, i = self.s, self.s.instance
+        self.found.steps.append(self.step)
+        self.found.ranges[self.step.order] = self.path.ranges
+        tensor = self.walk.tensors.get(i.tensor)
+        if tensor is None:
+            raise self.wrong(f"the program has no tensor {i.tensor}")
+        self.walk.known((*s.index, *i.index), self.path, s)
+        for e in expr.walk(s.value):
+            if isinstance(e, (Read, Index)):
+                self.walk.known(e.index if isinstance(e, Read) else (e.affine,), self.path, s)
+        if len(i.index) != tensor.ndim:
+            raise self.wrong(f"{i} has {len(i.index)} indices, the rank of {tensor.name} is {tensor.ndim}")
+        if s.buffer.dtype != tensor.dtype:
+            raise self.wrong(f"elements of {tensor} are kept in {s.buffer}, a buffer of another type")
+        rules = {
+            "compute": self.compute, "init": self.init, "update": self.update,
+            "copy": self.copy, "partial": self.partial, "merge": self.merge,
+        }  # fmt: skip
+        if i.kind not in rules:
+            raise self.wrong(f"unknown kind of instance {i.kind!r}")
+        rules[i.kind](tensor)
+
+    def wrong(self, message: str) -> Refuted:
+        return _structure(f"{self.step.label}: {message}", self.s)
+
+    # -- the six kinds of instance
+
+    def compute(self, t: Tensor) -> None:
+        if t.definition is None:
+            raise self.wrong(f"{t.name} is an input")
+        if t.definition.reducer is not None:
+            raise self.wrong(f"{t.name} is a reduction, computed by init and update")
+        self.operation("")
+        self.defined(t, ())
+        self.write(Role.COMPLETE)
+
+    def init(self, t: Tensor) -> None:
+        self.reduction(t)
+        self.operation("")
+        assert t.definition is not None and t.definition.reducer is not None
+        self.expression(t, t.definition.reducer.identity(t.dtype))
+        self.write(Role.INIT)
+
+    def update(self, t: Tensor) -> None:
+        self.reduction(t)
+        assert t.definition is not None and t.definition.reducer is not None
+        self.operation(t.definition.reducer.combine)
+        points = self.points(t)
+        self.defined(t, points)
+        self.write(Role.COMBINE, points)
+
+    def copy(self, t: Tensor) -> None:
+        self.operation("")
+        self.read(self.source(), t.name, self.s.instance.index, Role.NEEDS_COMPLETE)
+        self.write(Role.COMPLETE)
+
+    def partial(self, t: Tensor) -> None:
+        self.operation("")
+        points = self.moved(t)
+        self.write(Role.INIT)
+        self.write(Role.JOIN, points)
+
+    def merge(self, t: Tensor) -> None:
+        self.reduction(t)
+        assert t.definition is not None and t.definition.reducer is not None
+        self.operation(t.definition.reducer.combine)
+        points = self.moved(t)
+        self.read(self.s.buffer.at(*self.s.index), t.name, self.s.instance.index, Role.NEEDS_STATE)
+        self.write(Role.COMBINE, points)
+
+    # -- their parts
+
+    def reduction(self, t: Tensor) -> None:
+        if t.definition is None or t.definition.reducer is None:
+            raise self.wrong(f"{t.name} is not a reduction")
+
+    def operation(self, needed: str) -> None:
+        if self.s.op != needed:
+            said = f"combines by {self.s.op!r}" if self.s.op else "overwrites its cell"
+            raise self.wrong(f"the store {said}, its meaning needs {repr(needed) if needed else 'a plain store'}")
+
+    def points(self, t: Tensor) -> tuple[Affine, ...]:
+        i = self.s.instance
+        assert t.definition is not None
+        axes = t.definition.reduce_axes
+        if len(i.points) != len(axes):
+            raise self.wrong(f"{i} has {len(i.points)} indices of points, {t.name} has {len(axes)} reduction axes")
+        inner = {v for v, _, _ in i.over}
+        for p in i.points:
+            for name in p.names() - inner:
+                if name not in self.path.ranges:
+                    raise self.wrong(f"point {p} uses {name}, which is not a loop around it")
+        return i.points
+
+    def moved(self, t: Tensor) -> tuple[Affine, ...]:
+        """The points of a partial accumulator that is read from another cell."""
+        self.reduction(t)
+        i = self.s.instance
+        over = tuple([v for v, _, _ in i.over])
+        clash = next((v for v in over if v in self.path.ranges or over.count(v) > 1), None)
+        if clash is not None:
+            raise self.wrong(f"{clash} ranges over points and is also a loop")
+        dims, domain = self.dims, self.domain
+        for v, lo, hi in i.over:
+            for name in (lo.names() | hi.names()) - set(dims):
+                raise self.wrong(f"the range of {v} uses {name}, which is not a loop around it")
+            dims = (*dims, v)
+            x = Affine.of(v)
+            domain = domain.add_dims(isl.dim_type.set, 1).intersect(where((x - lo, hi - 1 - x), dims))
+        self.over = dims, domain
+        points = self.points(t)
+        source = self.source()
+        self.read(source, t.name, i.index, Role.NEEDS_STATE)
+        self.read(source, t.name, i.index, Role.NEEDS_POINTS, self.over, points)
+        return points
+
+    def source(self) -> Read:
+        if not isinstance(self.s.value, Read):
+            message = f"{self.step.label} stores {self.s.value}, which is no cell to move"
+            raise Refuted(Violation("expression", message, None, (self.s,)))
+        return self.s.value
+
+    def defined(self, t: Tensor, points: tuple[Affine, ...]) -> None:
+        d = t.definition
+        assert d is not None
+        env = dict(zip([a.name for a in d.axes], self.s.instance.index))
+        env.update(zip([a.name for a in d.reduce_axes], points))
+        self.expression(t, expr.substitute(d.body, env))
+
+    def expression(self, t: Tensor, definition: Expr) -> None:
+        matcher = Matcher(self.dims)
+        needs = matcher.match(definition, self.s.value, self.domain)
+        if needs is None:
+            assert matcher.difference is not None
+            wanted, found, domain = matcher.difference
+            env = point(domain, self.dims)
+            message = f"{self.step.label} stores {self.s.value}, its definition is {definition}"
+            case = f"{at(self.step, env)}: the value has {found} where the definition has {wanted}"
+            raise Refuted(Violation("expression", message, case, (self.s,), t.location))
+        for n in needs.values():
+            e = n.element
+            instances = self.dims, n.domain
+            self.read(n.cell, e.source.name, e.index, Role.NEEDS_COMPLETE, instances, location=e.location)
+
+    def read(
+        self, cell: Read, tensor: str, index: tuple[Affine, ...], role: Role,
+        instances: tuple[Dims, isl.Set] | None = None, points: tuple[Affine, ...] = (), *,
+        location: Location | None = None,
+    ) -> None:  # fmt: skip
+        buffer = cell.source
+        if not isinstance(buffer, Buffer):
+            raise self.wrong(f"{cell} is not in a buffer")
+        if buffer.dtype != self.walk.tensors[tensor].dtype:
+            raise self.wrong(f"{cell} is {buffer.dtype}, elements of {tensor} are {self.walk.tensors[tensor].dtype}")
+        dims, domain = instances or (self.dims, self.domain)
+        self.access(buffer, cell.index, tensor, index, role, dims, domain, points, location)
+
+    def write(self, role: Role, points: tuple[Affine, ...] = ()) -> None:
+        i = self.s.instance
+        dims, domain = (self.dims, self.domain) if role.defines else self.over
+        t = self.walk.tensors[i.tensor]
+        if points:
+            assert t.definition is not None
+            extents = tuple([a.extent for a in t.definition.reduce_axes])
+            self.found.inside.append(Inside(self.step, points, extents, dims, domain, f"the points of {t.name}"))
+        self.found.inside.append(Inside(self.step, i.index, t.shape, dims, domain, f"the definition of {t.name}"))
+        self.access(self.s.buffer, self.s.index, i.tensor, i.index, role, dims, domain, points, None)
+
+    def access(
+        self, buffer: Buffer, cell: tuple[Affine, ...], tensor: str, index: tuple[Affine, ...], role: Role,
+        dims: Dims, domain: isl.Set, points: tuple[Affine, ...], location: Location | None,
+    ) -> None:  # fmt: skip
+        place = self.path.places.get(buffer.name)
+        if place is None:
+            raise self.wrong(f"buffer {buffer.name} is not allocated around it")
+        if place.buffer != buffer:
+            raise self.wrong(f"{buffer} is allocated as {place.buffer}")
+        if len(cell) != len(buffer.shape):
+            raise self.wrong(f"{buffer.name} has rank {len(buffer.shape)}, {len(cell)} indices are given")
+        self.found.inside.append(Inside(self.step, cell, buffer.shape, dims, domain, f"buffer {buffer.name}"))
+        folded = tuple([c % f if f else c for c, f in zip(cell, buffer.fold)]) + cell[len(buffer.fold) :]
+        add = self.found.events.append
+        banks = [self.path.places.get(b) for b in buffer.banks]
+        if not banks or None in banks:
+            add(Event(self.step, place, folded, tensor, index, role, dims, domain, points, location))
+            return
+        for n, bank in enumerate(banks):
+            assert bank is not None
+            part = domain.intersect(zero(folded[0] - n, dims))
+            if not part.is_empty():
+                add(Event(self.step, bank, folded[1:], tensor, index, role, dims, part, points, location))

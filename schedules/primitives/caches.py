@@ -1,0 +1,596 @@
+"""Definition primitives on storage: copies of a buffer's region near its use.
+
+A cache is a buffer, loops that fill or empty it, and accesses that go to it instead.  Register
+tiles, packed panels, shared-memory stages and sliding windows are all made of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tensordsl.schedules.locate import (
+    Path,
+    element_of,
+    find_loops,
+    fresh,
+    stage_of,
+    stage_stores,
+)  # fmt: skip
+from tensordsl.schedules.loopnest import (
+    CELL,
+    Alloc,
+    Buffer,
+    For,
+    If,
+    Instance,
+    Scope,
+    Seq,
+    Stmt,
+    Store,
+    buffers,
+    children,
+    items,
+    map_values,
+    rewrite,
+    seq,
+    stores,
+    walk,
+    with_children,
+)  # fmt: skip
+from tensordsl.schedules.primitives.placement import (
+    box_loops,
+    insert_before_reader,
+    local_scope,
+    without_alloc,
+)  # fmt: skip
+from tensordsl.schedules.regions import NoBox, Span, span, union
+from tensordsl.schedules.schedule import Schedule, primitive
+from tensordsl.schedules.simplify import Context, context
+
+from tensordsl.affine import Affine
+from tensordsl.errors import ScheduleError, closest
+from tensordsl.expr import Expr, Read, reads
+
+SCOPES = ("register", "stack", "workspace", "shared")
+
+
+def _scope(scope: str) -> Scope:
+    if scope not in SCOPES:
+        raise ScheduleError(f"scope={scope!r}", legal=SCOPES)
+    return scope  # type: ignore[return-value]
+
+
+def _known_buffer(s: Schedule, name: str) -> Buffer:
+    known = buffers(s.nest)
+    if name not in known:
+        like = closest(name, known)
+        raise ScheduleError(
+            f"there is no buffer {name!r}", legal=sorted(known), hint=f'did you mean "{like}"?' if like else None
+        )
+    return known[name]
+
+
+def _new_name(s: Schedule, name: str | None, default: str) -> str:
+    known = buffers(s.nest)
+    if name is not None and name in known:
+        raise ScheduleError(f"the name {name!r} is taken")
+    return name or fresh(default, known)
+
+
+def _at_loops(s: Schedule, targets: dict[int, tuple[For, Path]], f: object) -> Schedule:
+    """Apply ``f(loop, path)`` at the given loops."""
+    assert callable(f)
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        if id(x) in targets:
+            result: Stmt = f(x, path)
+            return result
+        return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
+
+    return s.with_nest(go(s.nest.body, ()))
+
+
+def _box(found: Sequence[Sequence[Span]], c: Context, align: int) -> list[Span]:
+    box = [union([f[d] for f in found], c) for d in range(len(found[0]))]
+    if align > 1 and box:
+        # the last dimension starts and ends at whole vectors; clipping keeps it inside the buffer
+        sp = box[-1]
+        shift = sp.base.const % align
+        extent = -(-(sp.extent + shift) // align) * align
+        box[-1] = Span(sp.base - shift, extent, ())
+    return box
+
+
+def _copy_loops(name: str, box: Sequence[Span], sizes: Sequence[int], c: Context, scope: str, make: object) -> Stmt:
+    """Loops over a box around ``make(global index, local index)``; a register box is unrolled, lanes last."""
+    assert callable(make)
+    kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+    variables = [f"{name}.{d}" for d in range(len(box))]
+    place = [box[d].base + (Affine.of(variables[d]) if d in kept else Affine()) for d in range(len(box))]
+    body: Stmt = make(tuple(place), tuple(Affine.of(variables[d]) for d in kept))
+    outside = tuple(
+        g for d, sp in enumerate(box) if d not in kept
+        for g in (sp.base, sizes[d] - 1 - sp.base) if not c.implies(g)
+    )  # fmt: skip
+    if outside:  # what guarded reads leave out of one-element dimensions
+        body = If(outside, body)
+    nest = box_loops([box[d] for d in kept], [variables[d] for d in kept], [sizes[d] for d in kept], c, body)
+    if scope != "register" or not kept:
+        return nest
+    last = variables[kept[-1]]
+
+    def kind(x: Stmt) -> Stmt | None:
+        return replace(x, kind="vector" if x.var == last else "unroll") if isinstance(x, For) else None
+
+    return rewrite(nest, kind)
+
+
+def _redirect(body: Stmt, old: Buffer, new: Buffer, box: Sequence[Span], stage: str | None, path: Path) -> Stmt:
+    """Accesses to ``old`` (by one stage, or all) as accesses to the cache."""
+    kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+
+    def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
+        return tuple(index[d] - box[d].base for d in kept)
+
+    def value(e: Expr) -> Expr | None:
+        return Read(new, local(e.index), e.location) if isinstance(e, Read) and e.source is old else None
+
+    def go(x: Stmt, here: Path) -> Stmt:
+        if isinstance(x, Store):
+            if stage is not None and stage_of(x, here) != stage:
+                return x
+            y = map_values(x, value)
+            assert isinstance(y, Store)
+            return replace(y, buffer=new, index=local(x.index)) if stage is None and x.buffer is old else y
+        return with_children(x, tuple([go(c, (*here, x)) for c in children(x)]))
+
+    return go(body, path)
+
+
+@primitive
+def cache_read(
+    s: Schedule,
+    stage: str,
+    source: str,
+    at: str,
+    scope: str = "register",
+    name: str | None = None,
+    align: int = 1,
+    pad: int = 0,
+) -> Schedule:
+    """Copy what one iteration of a loop reads of a buffer into a new buffer, and read it there.
+
+    at: the loop whose body holds the copy.  align: round the last dimension to whole vectors of so
+    many elements.  pad: elements added to the pitch, against cache-set conflicts.
+
+    Requires: the region is a box of constant size, complete before the copy.
+    Rewrite: ``for v: S(B[e])``  ->  ``for v: (c[..] = B[region]; S(c[e - base]))``
+    Raises: ScheduleError for an unknown buffer or loop, or a region without a constant size.
+    """
+    old = _known_buffer(s, source)
+    kind = _scope(scope)
+    label = _new_name(s, name, f"{source}_{scope[0]}")
+    targets = find_loops(s.nest, stage, at)
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        assert isinstance(x, For)
+        c = context((*path, x))
+        found: list[list[Span]] = []
+        sample: tuple[Read, Path] | None = None
+        for st, p in stores(x):
+            if stage_of(st, (*path, *p)) != stage:
+                continue
+            inner = [f for f in p if isinstance(f, For) and f is not x]
+            for r in reads(st.value):
+                if r.source is old:
+                    sample = sample or (r, (*path, *p))
+                    try:
+                        found.append([span(i, inner) for i in r.index])
+                    except NoBox as e:
+                        raise ScheduleError(
+                            f"what {stage} reads of {source} in one iteration of {x.var} is not a box: {e}"
+                        ) from None
+        if sample is None:
+            return x
+        box = _box(found, c, align)
+        shape = tuple(sp.extent for sp in box if sp.extent > 1)
+        new = Buffer(label, shape, old.dtype, kind, shape[-1] + pad if pad and shape else 0)
+        kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+        cells = [sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)]
+        held = element_of(old, tuple(cells), sample[1])
+
+        def copy(place: tuple[Affine, ...], cell: tuple[Affine, ...]) -> Stmt:
+            element = element_of(old, place, sample[1])
+            return Store(new, cell, Read(old, place), Instance("copy", element.tensor, element.index))
+
+        fill = _copy_loops(label, box, old.shape, c, scope, copy)
+        body = _redirect(x.body, old, new, box, stage, (*path, x))
+        body = insert_before_reader(body, label, lambda rest: Alloc(new, seq(fill, rest), held.tensor, held.index))
+        return replace(x, body=body)
+
+    return _at_loops(s, targets, go)
+
+
+@primitive
+def cache_write(
+    s: Schedule, stage: str, at: str, scope: str = "register", name: str | None = None, pad: int = 0
+) -> Schedule:
+    """Compute a stage's elements of one iteration of a loop in a new buffer and store them after it.
+
+    A reduction whose outer part lies outside the loop is reloaded before and stored after each
+    part; readers inside the loop (an epilogue) read the new buffer, and a result that nobody else
+    reads is not stored at all.
+
+    Requires: the region is a box of constant size; at most one reduction loop is outside.
+    Rewrite: ``for v: B[e] += ..``  ->  ``for v: (c = 0 or B; c[e - base] += ..; B = c)``
+    Raises: ScheduleError for an unknown loop, or a region without a constant size.
+    """
+    kind = _scope(scope)
+    own = [(st, p) for st, p in stage_stores(s.nest, stage) if st.instance.kind in ("init", "update", "compute")]
+    if not own:
+        raise ScheduleError(f"{stage} computes nothing", hint="name a stage that a definition computes")
+    old = own[0][0].buffer
+    label = _new_name(s, name, f"{stage}_{scope[0]}")
+    targets = find_loops(s.nest, stage, at)
+    is_output = any(t.name == stage for t in s.program.outputs)
+    inside = {id(st) for x, _ in targets.values() for st, _ in stores(x)}
+    read_elsewhere = any(
+        id(st) not in inside and any(r.source is old for r in reads(st.value)) for st, _ in stores(s.nest.body)
+    )
+    needed = is_output or read_elsewhere
+    definition = s.program[stage].definition
+    assert definition is not None
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        assert isinstance(x, For)
+        c = context((*path, x))
+        found, update, init = [], None, None
+        for st, p in stores(x):
+            if st.buffer is not old or st.instance.kind not in ("init", "update", "compute"):
+                continue
+            inner = [f for f in p if isinstance(f, For) and f is not x]
+            update = (st, inner) if st.instance.kind == "update" else update
+            init = st if st.instance.kind == "init" else init
+            try:
+                found.append([span(i, inner) for i in st.index])
+            except NoBox as e:
+                raise ScheduleError(f"what one iteration of {x.var} computes of {stage} is not a box: {e}") from None
+        if not found:
+            return x
+        box = _box(found, c, 1)
+        kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+        shape = tuple(box[d].extent for d in kept)
+        new = Buffer(label, shape, old.dtype, kind, shape[-1] + pad if pad and shape else 0)
+        outer = []
+        if update is not None:
+            names = {n for p in update[0].instance.points for n in p.names()}
+            outer = [f for f in (*path, x) if isinstance(f, For) and f.var in names]
+            if len(outer) > 1:
+                raise ScheduleError(
+                    f"{len(outer)} reduction loops ({', '.join(f.var for f in outer)}) are outside {x.var}",
+                    hint="keep all but one of them inside the loop",
+                )
+        body = _redirect(x.body, old, new, box, None, (*path, x))
+
+        def move(to_old: bool, kind: str, over: tuple[tuple[str, Affine, Affine], ...] = ()) -> Stmt:
+            def copy(place: tuple[Affine, ...], cell: tuple[Affine, ...]) -> Stmt:
+                element = element_of(old, place, path)
+                points = tuple(Affine.of(v) for v, _, _ in over)
+                instance = Instance(kind, element.tensor, element.index, points, over)  # type: ignore[arg-type]
+                return (
+                    Store(old, place, Read(new, cell), instance)
+                    if to_old
+                    else Store(new, cell, Read(old, place), instance)
+                )
+
+            return _copy_loops(label, box, old.shape, c, scope, copy)
+
+        if outer:
+            assert update is not None
+            before, after = [], []
+            for a, point in zip(definition.reduce_axes, update[0].instance.points):
+                v, full = f"{a.name}'", Affine((), a.extent)
+                if outer[0].var in point.names():
+                    part = span(point, update[1])
+                    before.append((v, Affine(), part.base))
+                    after.append((v, Affine(), part.base + part.extent))
+                else:
+                    before.append((v, Affine(), full))
+                    after.append((v, Affine(), full))
+            fill = move(False, "partial", tuple(before))
+            body = _reload(body, stage, fill) if init is not None else seq(fill, body)
+            last = tuple(Affine.of(outer[0].var) - (h - 1) for h in outer[0].hi)
+            spill = move(True, "partial", tuple(after))
+            # a spill before the last part, the complete result after it
+            if needed:
+                tail: Stmt | None = If(last, move(True, "copy"), spill)
+            else:
+                tail = If(tuple(-1 - c for c in last), spill) if len(last) == 1 else If(last, Seq(()), spill)
+        else:
+            tail = move(True, "copy") if needed else None
+        held = element_of(
+            old,
+            tuple(sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)),
+            path,
+        )
+        return replace(x, body=Alloc(new, seq(body, tail), held.tensor, held.index))
+
+    result = _at_loops(s, targets, go)
+    used = any(st.buffer is old or any(r.source is old for r in reads(st.value)) for st, _ in stores(result.nest.body))
+    return result if used or is_output else result.with_nest(without_alloc(result.nest.body, old.name))
+
+
+def _reload(body: Stmt, stage: str, fill: Stmt) -> Stmt:
+    """``if first: init``  ->  ``if first: init else: fill``."""
+    done = False
+
+    def go(x: Stmt) -> Stmt | None:
+        nonlocal done
+        if isinstance(x, If) and x.otherwise is None:
+            inner = [st for st, _ in stores(x.then)]
+            if inner and all(st.instance.kind == "init" and st.instance.tensor == stage for st in inner):
+                done = True
+                return If(x.conditions, x.then, fill)
+        return None
+
+    result = rewrite(body, go)
+    if not done:
+        raise ScheduleError(
+            f"the start of {stage} stands in every part of its reduction", hint="reorder the reduction loop first"
+        )
+    return result
+
+
+@primitive
+def pack(
+    s: Schedule, stage: str, source: str, at: str | None = None, name: str | None = None, scope: str = "workspace"
+) -> Schedule:
+    """Store what a copy into registers loads, in the order it is loaded, the first time; read the
+    packed buffer afterwards.
+
+    stage: a cache made by `cache_read`.  at: the loop whose body holds the packed buffer (None:
+    the whole nest).  The buffer has one dimension for each loop the access depends on.
+
+    Requires: a loop between ``at`` and the copy does not change what is read (the reuse).
+    Rewrite: ``for i: for k: (r = B[k]; ..)``  ->
+        ``for i: if i is first: for k: (r = B[k]; P[k] = r; ..) else: for k: (r = P[k]; ..)``
+    Raises: ScheduleError when every iteration reads other elements.
+    """
+    old = _known_buffer(s, source)
+    label = _new_name(s, name, f"{source}_p")
+    kind = _scope(scope)
+    if at is not None:
+        return _at_loops(
+            s,
+            find_loops(s.nest, stage, at),
+            lambda x, path: replace(x, body=_pack(s, x.body, (*path, x), stage, old, label, kind)),
+        )
+    around = [next((y for y in p if isinstance(y, For)), None) for _, p in stage_stores(s.nest, stage)]
+    outermost = {id(x): None for x in around if x is not None}
+    if len(outermost) != 1:
+        raise ScheduleError(f"{stage} stands in {len(outermost)} separate nests", hint="give at=")
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        if id(x) in outermost:
+            return _pack(s, x, path, stage, old, label, kind)
+        return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
+
+    return s.with_nest(go(s.nest.body, ()))
+
+
+def _constant_end(f: For) -> int:
+    """The least constant upper bound of a loop."""
+    ends = [h.const for h in f.hi if not h.terms]
+    if not ends:
+        raise ScheduleError(f'loop "{f.var}" has no constant bound', hint="split or peel it first")
+    return min(ends)
+
+
+def _pack(s: Schedule, root: Stmt, path: Path, stage: str, old: Buffer, label: str, scope: Scope) -> Stmt:
+    copies = [
+        (st, p) for st, p in stores(root)
+        if isinstance(st.value, Read) and st.value.source is old and st.instance.kind == "copy"
+        and stage_of(st, (*path, *p)) == stage
+    ]  # fmt: skip
+    if not copies:
+        raise ScheduleError(f"{stage} is no copy of {old.name}", hint="cache_read it into registers first")
+    between = [f for f in copies[0][1] if isinstance(f, For)]
+    first_read = copies[0][0].value
+    assert isinstance(first_read, Read)
+    used = [f for f in between if any(f.var in i.names() for i in first_read.index)]
+    free = [f for f in between if all(f is not u for u in used)]
+    if not free:
+        raise ScheduleError(f"every iteration reads other elements of {old.name}: nothing is read twice")
+    sizes = []
+    for f in used:
+        if f.lo != (Affine(),):
+            raise ScheduleError(f'loop "{f.var}" does not start at 0')
+        sizes.append(_constant_end(f))
+    panel = Buffer(label, tuple(sizes), old.dtype, scope)
+    cell = tuple(Affine.of(f.var) for f in used)
+    names = [f.var for f in used]
+    first = tuple(lo - Affine.of(f.var) for f in free for lo in f.lo)
+    reuse = free[-1].var
+    sample = copies[0][0].value
+    assert isinstance(sample, Read)
+    held = element_of(
+        old,
+        tuple(i.substitute({n: Affine.of(CELL[d]) for d, n in enumerate(names)}) for i in sample.index),
+        (*path, *copies[0][1]),
+    )
+
+    def is_copy(x: Stmt) -> bool:
+        return (
+            isinstance(x, Store) and x.instance.kind == "copy" and isinstance(x.value, Read) and x.value.source is old
+        )
+
+    def both(x: Stmt) -> Stmt | None:
+        if is_copy(x):
+            assert isinstance(x, Store)
+            return seq(x, Store(panel, cell, Read(x.buffer, x.index), x.instance))
+        return None
+
+    def packed(x: Stmt) -> Stmt | None:
+        return replace(x, value=Read(panel, cell)) if is_copy(x) and isinstance(x, Store) else None
+
+    def go(x: Stmt) -> Stmt:
+        if isinstance(x, For) and x.var == reuse:
+            return replace(x, body=If(first, rewrite(x.body, both), rewrite(x.body, packed)))
+        return with_children(x, tuple([go(c) for c in children(x)]))
+
+    return Alloc(panel, go(root), held.tensor, held.index)
+
+
+@primitive
+def slide(s: Schedule, stage: str, loop: str) -> Schedule:
+    """Keep the part of a buffer that the next iteration of a loop needs again, and fill only the rest.
+
+    stage: a cache or a stage placed by `compute_at`, whose region moves by a constant along one
+    dimension with each iteration of the loop.
+
+    Requires: consecutive regions overlap.
+    Rewrite: ``for v: (c = region; ..)``  ->
+        ``for v: (c[old] = kept, or its values if v is first; c[new] = ..; ..; kept = c[next])``
+    Raises: ScheduleError when the region does not move, or consecutive regions do not overlap.
+    """
+    targets = find_loops(s.nest, stage, loop)
+    known = set(buffers(s.nest))
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        assert isinstance(x, For)
+        count = 0
+        keeps: list[Alloc] = []
+
+        def inner(y: Stmt, p: Path) -> Stmt:
+            nonlocal count
+            if isinstance(y, Alloc) and y.buffer.name == stage:
+                count += 1
+                kept, new = _slide(s, x, y, p, fresh(f"{stage}_k", known))
+                known.add(kept.buffer.name)
+                keeps.append(kept)
+                return new
+            return with_children(y, tuple([inner(c, (*p, y)) for c in children(y)]))
+
+        result: Stmt = replace(x, body=inner(x.body, ()))
+        if not count:
+            raise ScheduleError(f'no buffer {stage} is filled inside "{x.var}"')
+        for k in keeps:
+            result = replace(k, body=result)
+        return result
+
+    return _at_loops(s, _outermost(targets), go)
+
+
+def _outermost(targets: dict[int, tuple[For, Path]]) -> dict[int, tuple[For, Path]]:
+    return {k: (f, p) for k, (f, p) in targets.items() if not any(id(y) in targets for y in p)}
+
+
+def _slide(s: Schedule, x: For, alloc: Alloc, path: Path, label: str) -> tuple[Alloc, Alloc]:
+    """The buffer that survives (to be put around loop x), and the changed allocation."""
+    c = alloc.buffer
+    rank = len(c.shape)
+    moving = [d for d, e in enumerate(alloc.element) if e.coefficient(x.var)]
+    if not moving:
+        raise ScheduleError(f'the region of {c.name} does not move with "{x.var}"')
+    dim_element = moving[0]
+    dims = [d for d in range(rank) if alloc.element[dim_element].coefficient(CELL[d])]
+    if len(moving) > 1 or len(dims) != 1 or alloc.element[dim_element].coefficient(CELL[dims[0]]) != 1:
+        raise ScheduleError(f'the region of {c.name} does not move along one dimension with "{x.var}"')
+    d = dims[0]
+    step = alloc.element[dim_element].coefficient(x.var) * x.step
+    overlap = c.shape[d] - step
+    length = s.program[alloc.tensor].shape[dim_element]
+    if step <= 0 or overlap <= 0:
+        raise ScheduleError(
+            f"consecutive regions of {c.name} do not overlap: {c.shape[d]} elements, {step} further each time"
+        )
+    parts = list(items(alloc.body))
+    fills = [k for k, y in enumerate(parts) if all(st.buffer.name == c.name for st, _ in stores(y))]
+    if not fills or fills[0] != 0:
+        raise ScheduleError(f"{c.name} is not filled at the start of its block")
+    fill = seq(*[parts[k] for k in fills])
+    rest = [y for k, y in enumerate(parts) if k not in fills]
+    # the kept cells: the loops between x and the block tell the copies apart
+    between = [f for f in path if isinstance(f, For)]
+    sizes = []
+    for f in between:
+        if any(lo.terms or lo.const < 0 for lo in f.lo) or all(h.terms for h in f.hi):
+            raise ScheduleError(f'loop "{f.var}" between "{x.var}" and {c.name} has no constant range')
+        sizes.append(_constant_end(f))
+    shape = (*sizes, *(overlap if k == d else e for k, e in enumerate(c.shape)))
+    in_registers = c.scope == "register" and all(f.kind == "unroll" for f in between)
+    size = 1
+    for e in shape:
+        size *= e
+    kept = Buffer(label, shape, c.dtype, "register" if in_registers else local_scope(size, c.dtype.bytes))  # type: ignore[arg-type]
+    where = tuple(Affine.of(f.var) for f in between)
+    element = {CELL[k]: Affine.of(CELL[k + len(between)]) for k in range(rank)} | {
+        f.var: Affine.of(CELL[k]) for k, f in enumerate(between)
+    }
+    held = tuple(e.substitute(element) for e in alloc.element)
+    loops = _fill_variables(fill, c, d)
+    head = _restrict(fill, loops, None, overlap)
+    new = _restrict(fill, loops, overlap, None)
+
+    def copy(save: bool) -> Stmt:
+        names = [f"{label}.{k}" for k in range(rank)]
+        cell = tuple(Affine.of(n) for n in names)
+        shifted = tuple(i + step if k == d else i for k, i in enumerate(cell))
+        source = shifted if save else cell
+        index = tuple(e.substitute(dict(zip(CELL, source))) for e in alloc.element)
+        instance = Instance("copy", alloc.tensor, index)
+        body: Stmt = (
+            Store(kept, (*where, *cell), Read(c, shifted), instance)
+            if save
+            else Store(c, cell, Read(kept, (*where, *cell)), instance)
+        )
+        limits = _limits(fill, c)
+        base = alloc.element[dim_element].substitute({n: Affine() for n in CELL}) + (step if save else 0)
+        for k in reversed(range(rank)):
+            size = overlap if k == d else c.shape[k]
+            kind = "vector" if k == rank - 1 else "unroll" if c.scope == "register" else "serial"
+            ends = (length - base,) if k == d else limits[k]
+            starts = (Affine(), -base) if k == d else (Affine(),)
+            body = For(names[k], starts, (Affine((), size), *ends), body, kind)  # type: ignore[arg-type]
+        return If(tuple(h - 2 - Affine.of(x.var) for h in x.hi), body) if save else body
+
+    first = tuple(lo - Affine.of(x.var) for lo in x.lo)
+    body = seq(If(first, head, copy(False)), new, *rest, copy(True))
+    return Alloc(kept, Seq(()), alloc.tensor, held), replace(alloc, body=body)
+
+
+def _fill_variables(fill: Stmt, c: Buffer, d: int) -> set[str]:
+    """The loops of a fill that run along dimension d of the buffer."""
+    found = set()
+    for st, _ in stores(fill):
+        i = st.index[d]
+        if len(i.terms) != 1 or i.terms[0][1] != 1 or i.const or not isinstance(i.terms[0][0], str):
+            raise ScheduleError(
+                f"{c.name} is filled at [{', '.join(map(str, st.index))}], not one by one along the window"
+            )
+        found.add(i.terms[0][0])
+    return found
+
+
+def _restrict(fill: Stmt, loops: set[str], lo: int | None, hi: int | None) -> Stmt:
+    def go(x: Stmt) -> Stmt | None:
+        if isinstance(x, For) and x.var in loops:
+            start = x.lo if lo is None else (*(b for b in x.lo if b != Affine()), Affine((), lo))
+            end = x.hi if hi is None else (*(b for b in x.hi if b.terms), Affine((), hi))
+            return replace(x, lo=start, hi=end)
+        return None
+
+    return rewrite(fill, go)
+
+
+def _limits(fill: Stmt, c: Buffer) -> dict[int, tuple[Affine, ...]]:
+    """Bounds of the fill loops beyond the buffer's extents, per dimension (ragged tiles)."""
+    result: dict[int, tuple[Affine, ...]] = {d: () for d in range(len(c.shape))}
+    for st, _ in stores(fill):
+        for x, _ in walk(fill):
+            if isinstance(x, For):
+                for d, i in enumerate(st.index):
+                    if i == Affine.of(x.var):
+                        result[d] = tuple(h for h in x.hi if h.terms)
+    return result

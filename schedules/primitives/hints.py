@@ -1,0 +1,152 @@
+"""Primitives without influence on the meaning: functions, prefetches, store kinds, notes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tensordsl.schedules.locate import edit, find_loops, stage_of
+from tensordsl.schedules.loopnest import (
+    Alloc,
+    Buffer,
+    For,
+    If,
+    Outline,
+    Prefetch,
+    Stmt,
+    Store,
+    children,
+    seq,
+    stores,
+    walk,
+    with_children,
+)  # fmt: skip
+from tensordsl.schedules.regions import span
+from tensordsl.schedules.schedule import Schedule, primitive
+
+from tensordsl.affine import Affine
+from tensordsl.errors import ScheduleError
+from tensordsl.expr import reads
+
+
+@primitive
+def outline(s: Schedule, stage: str, loop: str, name: str | None = None) -> Schedule:
+    """Print the body of a loop as a function of its own (each branch of an If for itself).
+
+    Equal bodies at different places become one function, which bounds text and compile time.
+
+    Requires: an existing loop.
+    Rewrite: ``for v: S``  ->  ``for v: function f: S``
+    Raises: ScheduleError for an unknown loop.
+    """
+    targets = find_loops(s.nest, stage, loop)
+
+    def wrap(x: Stmt) -> Stmt:
+        if isinstance(x, If):
+            return If(x.conditions, wrap(x.then), None if x.otherwise is None else wrap(x.otherwise))
+        return Outline(name or f"{stage}_tile", x)
+
+    def go(x: Stmt) -> Stmt:
+        assert isinstance(x, For)
+        return replace(x, body=wrap(x.body))
+
+    return s.with_nest(edit(s.nest.body, targets, go))
+
+
+@primitive
+def prefetch(
+    s: Schedule, stage: str, source: str, at: str, ahead: int = 1, locality: int = 3,
+    along: str | None = None, spread: str | None = None, width: int = 16,
+) -> Schedule:  # fmt: skip
+    """Ask for a cache line that a stage reads later.
+
+    The hint stands at the end of loop ``at``'s body, once for each read of the source there, its
+    inner loops at their first iteration.  along: the loop whose iteration ``ahead`` is meant
+    (None: ``at`` itself).  spread: a loop around whose first iterations ask for one line each, the
+    n-th for the elements from ``n * width`` of the last dimension on, until what one iteration
+    reads is covered.
+
+    Requires: the stage reads the buffer inside the loop, and the buffer lives around it.
+    Rewrite: ``for v: S(B[v])``  ->  ``for v: (S(B[v]); prefetch B[v + ahead])``
+    Raises: ScheduleError when nothing inside the loop reads the buffer, or it is allocated in there.
+    """
+    targets = find_loops(s.nest, stage, at)
+
+    def go(x: Stmt, around: tuple[str, ...]) -> Stmt:
+        assert isinstance(x, For)
+        if any(isinstance(y, Alloc) and y.buffer.name == source for y, _ in walk(x.body)):
+            raise ScheduleError(f'{source} lives inside "{x.var}" only', hint="prefetch what it is filled from")
+        moved = x.var if along is None else _around(along, (*around, x.var))
+        hints: dict[tuple[Affine, ...], Stmt] = {}
+        for st, path in stores(x):
+            if stage_of(st, path) != stage:
+                continue
+            inner = [f for f in path if isinstance(f, For) and f is not x]
+            env = {f.var: f.lo[0] for f in inner}
+            env[moved] = Affine.of(moved) + ahead
+            for r in reads(st.value):
+                if r.source.name == source and isinstance(r.source, Buffer):
+                    index = [i.substitute(env) for i in r.index]
+                    hint: Stmt = Prefetch(r.source, tuple(index), locality)
+                    if spread is not None:
+                        turn = Affine.of(_around(spread, around))
+                        index[-1] = index[-1] + turn * width
+                        hint = Prefetch(r.source, tuple(index), locality)
+                        extent = span(r.index[-1], inner).extent
+                        hint = If(((extent - 1) // width - turn,), hint)
+                    hints[tuple(index)] = hint
+        if not hints:
+            raise ScheduleError(f'{stage} reads no {source} inside "{x.var}"')
+        return replace(x, body=seq(x.body, *hints.values()))
+
+    def walk_down(x: Stmt, around: tuple[str, ...]) -> Stmt:
+        inner = (*around, x.var) if isinstance(x, For) else around
+        t = with_children(x, tuple([walk_down(c, inner) for c in children(x)]))
+        return go(t, around) if id(x) in targets else t
+
+    return s.with_nest(walk_down(s.nest.body, ()))
+
+
+def _around(name: str, loops: tuple[str, ...]) -> str:
+    if name not in loops:
+        raise ScheduleError(f'there is no loop "{name}" around', legal=loops)
+    return name
+
+
+@primitive
+def store_nt(s: Schedule, stage: str) -> Schedule:
+    """Write a stage's result past the caches (worth it only when it is larger than they are).
+
+    Requires: the stage is pointwise or a copy, so that each cell is written once.
+    Rewrite: ``C[i] = x``  ->  ``C[i] = x  (non-temporal)``
+    Raises: ScheduleError for an unknown stage or an accumulating one.
+    """
+    found = False
+
+    def go(x: Stmt, path: tuple[Stmt, ...]) -> Stmt:
+        nonlocal found
+        if isinstance(x, Store) and stage_of(x, path) == stage and not x.op:
+            found = True
+            return replace(x, nt=True)
+        return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
+
+    body = go(s.nest.body, ())
+    if not found:
+        raise ScheduleError(f"{stage} has no plain store")
+    return s.with_nest(body)
+
+
+@primitive
+def annotate(s: Schedule, stage: str, loop: str, note: str) -> Schedule:
+    """Attach a note to a loop for a printer or a later step.
+
+    Requires: an existing loop.
+    Rewrite: ``for v``  ->  ``for v`` with the note
+    Raises: ScheduleError for an unknown loop.
+    """
+    targets = find_loops(s.nest, stage, loop)
+
+    def go(x: Stmt) -> Stmt:
+        assert isinstance(x, For)
+        return replace(x, notes=(*x.notes, note))
+
+    return s.with_nest(edit(s.nest.body, targets, go))

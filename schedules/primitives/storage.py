@@ -1,0 +1,93 @@
+"""Definition primitives on where and how a buffer is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Stmt, Store, buffers, map_values, rewrite
+from tensordsl.schedules.primitives.caches import SCOPES
+from tensordsl.schedules.schedule import Schedule, primitive
+
+from tensordsl.errors import ScheduleError
+from tensordsl.expr import Expr, Read
+
+
+def replace_buffer(s: Schedule, name: str, change: dict[str, object]) -> Schedule:
+    """The nest with every buffer of that name changed."""
+    if name not in buffers(s.nest):
+        raise ScheduleError(f"there is no buffer {name!r}", legal=sorted(buffers(s.nest)))
+    memo: dict[int, Buffer] = {}
+
+    def new(b: Buffer) -> Buffer:
+        return memo.setdefault(id(b), replace(b, **change))  # type: ignore[arg-type]
+
+    def value(e: Expr) -> Expr | None:
+        if isinstance(e, Read) and e.source.name == name:
+            return replace(e, source=new(e.source))  # type: ignore[arg-type]
+        return None
+
+    def stmt(x: Stmt) -> Stmt | None:
+        if isinstance(x, (Store, Alloc)) and x.buffer.name == name:
+            return replace(x, buffer=new(x.buffer))
+        return None
+
+    body = rewrite(map_values(s.nest.body, value), stmt)
+    t = s.with_nest(body)
+    parameters = tuple(new(p) if p.name == name else p for p in s.nest.parameters)
+    return Schedule(t.program, LoopNest(t.program, parameters, t.nest.body), t.trace, t.checked)
+
+
+def _local(s: Schedule, name: str) -> Buffer:
+    known = buffers(s.nest)
+    if name not in known:
+        raise ScheduleError(f"there is no buffer {name!r}", legal=sorted(known))
+    if known[name].scope == "external":
+        raise ScheduleError(f"{name} is the caller's memory", hint="cache it in a buffer of the kernel's own")
+    return known[name]
+
+
+@primitive
+def set_scope(s: Schedule, buffer: str, scope: str) -> Schedule:
+    """Choose where a buffer lives.
+
+    scope: "register" (named values; every index but the lane is unrolled), "stack", "workspace" or
+    "shared" (a GPU's block memory).
+
+    Requires: the buffer is not the caller's memory.
+    Rewrite: ``alloc c stack``  ->  ``alloc c register``
+    Raises: ScheduleError for an unknown buffer or scope.
+    """
+    _local(s, buffer)
+    if scope not in SCOPES:
+        raise ScheduleError(f"scope={scope!r}", legal=SCOPES)
+    return replace_buffer(s, buffer, {"scope": scope})
+
+
+@primitive
+def storage_align(s: Schedule, buffer: str, pitch: int) -> Schedule:
+    """Pad the rows of a buffer to ``pitch`` elements, so that columns do not share a cache set.
+
+    Requires: the pitch is at least the last extent.
+    Rewrite: ``c[n][m]``  ->  ``c[n][pitch]``
+    Raises: ScheduleError for a smaller pitch.
+    """
+    b = _local(s, buffer)
+    if not b.shape or pitch < b.shape[-1]:
+        raise ScheduleError(f"pitch={pitch} is less than the {b.shape[-1] if b.shape else 1} elements of a row")
+    return replace_buffer(s, buffer, {"pitch": pitch})
+
+
+@primitive
+def fold(s: Schedule, buffer: str, dimension: int, modulus: int) -> Schedule:
+    """Store only ``modulus`` slices of a dimension, index i in slice ``i % modulus``.
+
+    Requires: a slice is not needed any more when it is overwritten (proven by value).
+    Rewrite: ``c[T][n]``  ->  ``c[modulus][n]``
+    Raises: ScheduleError with the element that would be lost.
+    """
+    b = _local(s, buffer)
+    if not 0 <= dimension < len(b.shape) or modulus < 1:
+        raise ScheduleError(f"dimension={dimension}, modulus={modulus}: {buffer} has {len(b.shape)} dimensions")
+    folds = list(b.fold + (0,) * (len(b.shape) - len(b.fold)))
+    folds[dimension] = modulus
+    return replace_buffer(s, buffer, {"fold": tuple(folds)})

@@ -1,0 +1,98 @@
+"""Boxes of buffer elements that a part of a nest touches, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tensordsl.schedules.loopnest import For
+from tensordsl.schedules.simplify import Context
+
+from tensordsl.affine import Affine
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The indices ``base <= i < base + extent`` of one dimension; ``ends`` bound them further above
+    (exclusive), where the region is smaller than its box in some iterations."""
+
+    base: Affine
+    extent: int
+    ends: tuple[Affine, ...] = ()
+
+
+class NoBox(Exception):
+    """The touched elements have no affine box of constant size; the text says which index."""
+
+
+def span(index: Affine, inner: Sequence[For]) -> Span:
+    """The values of an index over the loops ``inner`` (outermost first), as base plus extent.
+
+    Raises NoBox where the size of an inner loop or the index itself is not a constant box.
+    """
+    base, last, ends = index, index, [index]
+    for f in reversed(inner):
+        c = base.coefficient(f.var)
+        if any(f.var in a.names() for a, _ in _quasis(index)):
+            raise NoBox(f"index {index} divides loop {f.var}")
+        if not c and not last.coefficient(f.var):
+            continue
+        lo, size = _constant_size(f)
+        env_lo = {f.var: lo}
+        base = base.substitute(env_lo if c > 0 else {f.var: lo + (size - 1)})
+        last = last.substitute({f.var: lo + (size - 1)} if c > 0 else env_lo)
+        new_ends = []
+        for e in ends:
+            new_ends += [e.substitute({f.var: h - 1}) for h in f.hi] if c > 0 else [e.substitute(env_lo)]
+        ends = new_ends
+    extent = last - base
+    if extent.terms:
+        raise NoBox(f"index {index} covers a number of elements that varies: {extent + 1}")
+    tight = tuple(dict.fromkeys(e + 1 for e in ends if e != last))
+    return Span(base, extent.const + 1, tight)
+
+
+def _quasis(a: Affine) -> list[tuple[Affine, int]]:
+    return [(atom.argument, c) for atom, c in a.terms if not isinstance(atom, str)]
+
+
+def _constant_size(f: For) -> tuple[Affine, int]:
+    """A lower bound and a constant number of iterations that contain the loop."""
+    best: tuple[Affine, int] | None = None
+    for lo in f.lo:
+        for hi in f.hi:
+            size = hi - lo
+            if not size.terms and (best is None or size.const < best[1]):
+                best = (lo, size.const)
+    if best is None:
+        raise NoBox(f"loop {f.var} has no constant number of iterations")
+    return best
+
+
+def union(spans: Iterable[Span], c: Context) -> Span:
+    """The smallest span that contains all, which must differ by constants."""
+    result: Span | None = None
+    for s in spans:
+        if result is None:
+            result = s
+            continue
+        shift = s.base - result.base
+        if shift.terms:
+            low = c.minimum(shift)
+            if low is not None and low >= 0:  # starts later by a varying amount: keep the earlier base
+                high = c.maximum(shift)
+                if high is None:
+                    raise NoBox(f"accesses at {result.base} and {s.base} lie apart by {shift}")
+                result = Span(result.base, max(result.extent, high + s.extent), ())
+                continue
+            raise NoBox(f"accesses at {result.base} and {s.base} lie apart by {shift}")
+        base = result.base if shift.const >= 0 else s.base
+        end = max(result.extent, shift.const + s.extent) - min(0, shift.const)
+        same = tuple(e for e in result.ends if e in s.ends) if result.ends and s.ends else ()
+        if not same and result.ends and s.ends and len(result.ends) == len(s.ends) == 1:
+            gap = s.ends[0] - result.ends[0]
+            if not gap.terms:
+                same = (s.ends[0] if gap.const > 0 else result.ends[0],)
+        result = Span(base, end, same)
+    assert result is not None
+    return result

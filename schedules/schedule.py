@@ -1,0 +1,164 @@
+"""Schedules: values that say in which order a program is computed.
+
+A `Schedule` holds the program (definition steps change it), the loop nest so far and the trace of
+steps that made it.  Every primitive is a method that returns a new Schedule; it is declared once,
+in `schedules/primitives/`, with the decorator `primitive`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tensordsl.schedules.loopnest import LoopNest, Stmt
+from tensordsl.schedules.lower import lower
+from tensordsl.schedules.regions import NoBox
+from tensordsl.schedules.simplify import simplify
+from tensordsl.schedules.trace import Step, Trace
+
+from tensordsl.errors import ProgramError, ScheduleError, closest
+from tensordsl.program import Program
+
+#: name -> the primitive, filled by the decorator when the families are imported
+PRIMITIVES: dict[str, Callable[..., Schedule]] = {}
+FAMILIES = ("loops", "kinds", "placement", "caches", "definitions", "storage", "hints", "pipeline", "decompose")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """program: what is computed; nest: the loops; trace: the steps so far.
+
+    checked: prove the nest by value after each step (a person's calls); a sketch applies its steps
+    unchecked and proves the result.  Raises ScheduleError where a step does not apply or would
+    change the program's meaning.
+    """
+
+    program: Program
+    nest: LoopNest
+    trace: Trace
+    checked: bool
+
+    def __init__(
+        self, program: Program, nest: LoopNest | None = None, trace: Trace | None = None, checked: bool = True
+    ) -> None:
+        if not isinstance(program, Program):
+            raise ScheduleError(f"Schedule needs a Program, got {type(program).__name__}")
+        object.__setattr__(self, "program", program)
+        object.__setattr__(self, "nest", lower(program) if nest is None else nest)
+        object.__setattr__(self, "trace", Trace() if trace is None else trace)
+        object.__setattr__(self, "checked", checked)
+
+    def __getattr__(self, name: str) -> Callable[..., Schedule]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return functools.partial(_primitive(name), self)
+
+    def __dir__(self) -> Iterable[str]:
+        load_primitives()
+        return [*super().__dir__(), *PRIMITIVES]
+
+    def with_nest(self, body: Stmt, program: Program | None = None) -> Schedule:
+        """This schedule with other loops (and, after a definition step, another program)."""
+        p = program or self.program
+        nest = LoopNest(p, self.nest.parameters, simplify(body))
+        return Schedule(p, nest, self.trace, self.checked)
+
+    def unchecked(self) -> Schedule:
+        """The same schedule; later steps are not proven one by one."""
+        return replace_flag(self, False)
+
+    def validate(self) -> Schedule:
+        """Itself, proven by value.  Raises ScheduleError with a counterexample."""
+        from tensordsl.schedules.polyhedral.validate import validate
+
+        validate(self.nest)
+        return self
+
+    @staticmethod
+    def replay(program: Program, trace: Trace, checked: bool = False) -> Schedule:
+        """The schedule that a trace without holes describes.  Raises ScheduleError where a step does not apply."""
+        if trace.holes():
+            raise ScheduleError(f"replay: the trace has unfilled holes {', '.join(trace.holes())}")
+        s = Schedule(program, checked=checked)
+        for step in trace:  # a trace may come from a file: nothing but primitives is called
+            s = _primitive(step.name)(s, *step.args, **dict(step.kwargs))
+        return s
+
+    def __str__(self) -> str:
+        return str(self.nest)
+
+
+def replace_flag(s: Schedule, checked: bool) -> Schedule:
+    return Schedule(s.program, s.nest, s.trace, checked)
+
+
+def _primitive(name: str) -> Callable[..., Schedule]:
+    load_primitives()
+    if name not in PRIMITIVES:
+        like = closest(name, PRIMITIVES)
+        raise ScheduleError(
+            f"there is no primitive {name!r}",
+            legal=sorted(PRIMITIVES),
+            hint=f"did you mean {like!r}?" if like else None,
+        )
+    return PRIMITIVES[name]
+
+
+def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
+    """Declare a primitive: its name and arguments serve the trace and the error alike."""
+    signature = inspect.signature(fn)
+    name = fn.__name__
+
+    @functools.wraps(fn)
+    def apply(s: Schedule, *args: Any, **kwargs: Any) -> Schedule:
+        step = Step(name, _plain(args), tuple((k, _plain(v)) for k, v in kwargs.items()))
+        try:
+            signature.bind(s, *args, **kwargs)
+        except TypeError as e:
+            raise ScheduleError(f"{step}: {e}", legal=_usage(fn)) from None
+        try:
+            new = fn(s, *args, **kwargs)
+            result = Schedule(new.program, new.nest, s.trace.then(step), s.checked)
+            return result.validate() if s.checked else result
+        except NoBox as e:
+            raise ScheduleError(f"{step}: {e}", context=s.nest) from None
+        except ProgramError as e:  # a definition step whose program would not be one
+            raise ScheduleError(f"{step}: {e.message}", context=s.nest, counterexample=e.counterexample) from None
+        except ScheduleError as e:
+            e.message = f"{step}: {e.message}"
+            e.args = (e.message,)
+            if e.context is None:
+                e.context = s.nest
+            raise
+
+    PRIMITIVES[name] = apply
+    return apply
+
+
+def _plain(value: Any) -> Any:
+    return tuple(_plain(v) for v in value) if isinstance(value, (tuple, list)) else value
+
+
+def _usage(fn: Callable[..., Any]) -> str:
+    parameters = list(inspect.signature(fn).parameters.values())[1:]
+    shown = [str(p).split(":")[0] if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return f"{fn.__name__}({', '.join(shown)})"
+
+
+def load_primitives() -> None:
+    """Import the families once, so that `PRIMITIVES` is complete."""
+    if len(PRIMITIVES) == 0 or not _LOADED:
+        for family in FAMILIES:
+            try:
+                importlib.import_module(f"tensordsl.schedules.primitives.{family}")
+            except ModuleNotFoundError as e:
+                if e.name != f"tensordsl.schedules.primitives.{family}":
+                    raise
+        _LOADED.append(True)
+
+
+_LOADED: list[bool] = []

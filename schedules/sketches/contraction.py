@@ -1,0 +1,193 @@
+"""The register-tile sketch: reductions whose last axis fills vectors (GEMM, convolution, pooling).
+
+A tile of ``mr`` rows by ``nv`` vectors is held in registers over the whole innermost reduction;
+the vectors of the streamed operand are loaded once per step, the other operand is broadcast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordsl.schedules.analysis import Tile, definition_of, depends, stride
+from tensordsl.schedules.locate import stage_loops
+from tensordsl.schedules.schedule import Schedule
+
+from tensordsl.errors import ScheduleError
+from tensordsl.targets import Target
+from tensordsl.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TileSizes:
+    """mr: rows of the tile.  nv: vectors of the tile.  kc: steps of the main reduction axis held in
+    registers at a time.  mc: rows between two passes over the streamed operand.  packed: whether
+    the streamed operand is copied in the order of its use.  ahead: whether the rows of the next
+    panel are prefetched while the first row blocks of this one are computed.
+    """
+
+    mr: int
+    nv: int
+    kc: int
+    mc: int
+    packed: bool
+    ahead: bool = False
+
+
+def row_extent(t: Tensor, tile: Tile) -> int:
+    return next((a.extent for a in definition_of(t).axes if a.name == tile.row), 1)
+
+
+def registers_needed(tile: Tile, mr: int, nv: int) -> int:
+    """Vector registers: accumulators, one set of streamed vectors, a broadcast operand."""
+    return mr * nv + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
+
+
+def share(extent: int, tile: int) -> float:
+    """The fraction of whole tiles that is work: 1 where the tile divides the extent."""
+    return extent / (-(-extent // tile) * tile) if extent else 1.0
+
+
+def tile_score(t: Tensor, tile: Tile, target: Target, mr: int, nv: int) -> float:
+    """An estimate of the share of the machine's peak: latency, loads, cache traffic and ragged edges."""
+    lanes = target.lanes(t.dtype)
+    rows, columns = row_extent(t, tile), t.shape[-1]
+    accumulators = mr * nv
+    latency = min(1.0, accumulators / (4.0 * target.fma_per_cycle))
+    # one vector load or two broadcasts a cycle beside the multiply-adds
+    loads = nv * len(tile.streams) + (mr / 2 if tile.broadcasts else 0)
+    balance = min(1.0, accumulators / target.fma_per_cycle / max(loads, 1e-9))
+    # bytes per multiply-add: streamed vectors are used mr times, broadcast lines nv times
+    traffic = target.vector_bytes / mr + (16.0 / nv if tile.broadcasts else 0.0)
+    # a tile cut at the edge does less work in less time; a cut vector takes the time of a whole one
+    edges = share(columns, lanes) * (0.7 + 0.3 * share(rows, mr)) * (0.7 + 0.3 * share(-(-columns // lanes), nv))
+    return latency * min(1.0, 0.55 + 0.45 * balance) / (1.0 + 0.01 * traffic) * edges
+
+
+def default_sizes(t: Tensor, tile: Tile, target: Target) -> TileSizes:
+    """The sizes chosen without measuring."""
+    d = definition_of(t)
+    lanes = target.lanes(t.dtype)
+    rows = row_extent(t, tile)
+    best, choice = -1.0, (1, 1)
+    for nv in range(1, 9):
+        if nv > 1 and (nv - 1) * lanes >= t.shape[-1]:
+            break
+        for mr in range(1, 33):
+            if mr > rows or registers_needed(tile, mr, nv) > target.registers:
+                break
+            score = tile_score(t, tile, target, mr, nv)
+            if score > best:
+                best, choice = score, (mr, nv)
+    mr, nv = choice
+    main = next(a.extent for a in d.reduce_axes if a.name == tile.main)
+    chunks = -(-main // 1024)
+    kc = -(-main // chunks)
+    # a block of the broadcast operand takes a quarter of the second-level cache
+    fitting = max(mr, (target.caches[1] if len(target.caches) > 1 else 1 << 20) // 4 // max(1, kc * t.dtype.bytes))
+    blocks = -(-rows // fitting)
+    mc = -(-rows // blocks // mr) * mr if blocks > 1 else rows
+    packed = _worth_packing(t, tile, target, mr)
+    return TileSizes(mr, nv, kc, mc, packed, ahead=packed)
+
+
+def _worth_packing(t: Tensor, tile: Tile, target: Target, mr: int) -> bool:
+    """Does the streamed operand miss the caches or need gathering, and is it read often enough?"""
+    if not packable(t, tile) or row_extent(t, tile) < 2 * mr:
+        return False
+    streams = [r for r in definition_of(t).reads if depends(r, tile.vector)]
+    if any(stride(r, tile.vector) != 1 for r in streams):
+        return True
+    size = max(elements_of(r.source.shape) for r in streams) * t.dtype.bytes
+    return size > target.caches[1] * 2 if len(target.caches) > 1 else False
+
+
+def elements_of(shape: tuple[int, ...]) -> int:
+    n = 1
+    for e in shape:
+        n *= e
+    return n
+
+
+def packable(t: Tensor, tile: Tile) -> bool:
+    """Is there one streamed operand, read again for other rows?"""
+    if tile.row is None or len(tile.streams) != 1:
+        return False
+    streams = [r for r in definition_of(t).reads if depends(r, tile.vector)]
+    return len(streams) == 1 and not depends(streams[0], tile.row)
+
+
+def has_loop(s: Schedule, stage: str, name: str) -> bool:
+    try:
+        known = stage_loops(s.nest, stage)
+    except ScheduleError:
+        return False
+    return name in known or f"{stage}.{name}" in known
+
+
+def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Target, epilogue: str | None) -> Schedule:
+    """The schedule with one reduction tiled.  Raises ScheduleError where its structure forbids it."""
+    t = s.program[stage]
+    d = definition_of(t)
+    lanes = target.lanes(t.dtype)
+    m, n, k = tile.row, tile.vector, tile.main
+    main = next(a.extent for a in d.reduce_axes if a.name == k)
+    split_k = sizes.kc < main
+    block_m = m is not None and sizes.mr <= sizes.mc < row_extent(t, tile)
+    if split_k:
+        s = s.split(stage, k, sizes.kc)
+    if m is not None and block_m:
+        s = s.split(stage, m, factors=(None, sizes.mc // sizes.mr, sizes.mr))
+    elif m is not None:
+        s = s.split(stage, m, sizes.mr)
+    s = s.split(stage, n, sizes.nv * lanes)
+    others = [a.name for a in d.axes if a.name not in (m, n)]
+    inner_k = [f"{k}.i" if split_k else k] + [a.name for a in d.reduce_axes if a.name != k]
+    outer = [*others, *([f"{k}.o"] if split_k else [])]
+    middle = ([f"{m}.o", f"{n}.o", f"{m}.m"] if block_m else [f"{n}.o", f"{m}.o"]) if m is not None else [f"{n}.o"]
+    lanes_and_rows = [*([f"{m}.i"] if m is not None else []), f"{n}.i"]
+    s = s.reorder(stage, *outer, *middle, *inner_k, *lanes_and_rows)
+    at = middle[-1]
+    if epilogue is not None:
+        s = s.reverse_compute_at(epilogue, stage, at)
+    s = s.cache_write(stage, at, name=f"{stage}_acc")
+    step = inner_k[-1]
+    loaded = []
+    for source in tile.streams:
+        name = f"{source}_v"
+        try:
+            s = s.cache_read(stage, source, step, name=name)
+            loaded.append((name, source))
+        except ScheduleError:  # reads that form no box stay where they are
+            continue
+    if sizes.ahead and loaded and packable(t, tile):
+        s = s.prefetch(loaded[0][0], loaded[0][1], step, along=f"{n}.o", spread=at, width=64 // t.dtype.bytes)
+    if sizes.packed and loaded and packable(t, tile):
+        around = f"{k}.o" if split_k else others[-1] if others else None
+        s = s.pack(loaded[0][0], loaded[0][1], around, name=f"{loaded[0][1]}_panel")
+    if m is not None:
+        s = s.unroll(stage, f"{m}.i")
+    s = s.vectorize(stage, f"{n}.i")
+    if epilogue is not None:
+        e = definition_of(s.program[epilogue])
+        for a in e.axes[:-1]:
+            if has_loop(s, epilogue, a.name) and a.name not in _shared_loops(s, epilogue, stage):
+                s = s.unroll(epilogue, a.name)
+        if has_loop(s, epilogue, e.axes[-1].name):
+            s = s.vectorize(epilogue, e.axes[-1].name)
+    s = s.outline(stage, at)
+    for loop in [f"{n}.o", *([f"{m}.o"] if m is not None else []), *([f"{m}.m"] if block_m else [])]:
+        if has_loop(s, stage, loop):
+            s = s.peel(stage, loop, "tail")
+    return s
+
+
+def _shared_loops(s: Schedule, a: str, b: str) -> set[str]:
+    return set(stage_loops(s.nest, a)) & set(stage_loops(s.nest, b))
+
+
+def flops(t: Tensor) -> int:
+    d = definition_of(t)
+    n = 2
+    for a in d.axes + d.reduce_axes:
+        n *= a.extent
+    return n

@@ -1,0 +1,82 @@
+"""Schedules for everything that is no register tile: rows in the first-level cache, plain vectors."""
+
+from __future__ import annotations
+
+from tensordsl.schedules.analysis import definition_of, depends, stride
+from tensordsl.schedules.locate import own_loops, stage_loops
+from tensordsl.schedules.loopnest import buffers
+from tensordsl.schedules.schedule import Schedule
+from tensordsl.schedules.sketches.contraction import has_loop
+
+from tensordsl.errors import ScheduleError
+from tensordsl.targets import Target
+
+
+def partial_width(extent: int, accumulators: int, lanes: int) -> int:
+    """Elements of a partial reduction: whole vectors, no more than there are terms."""
+    while accumulators > 1 and accumulators * lanes > extent:
+        accumulators //= 2
+    return accumulators * lanes
+
+
+def apply_partial(s: Schedule, stage: str, unrolled: bool = False) -> Schedule:
+    """The partial results of a reduction (see `rfactor`) as vectors over their last axis, in
+    registers where they are local.  unrolled: what is reduced lies in registers as well."""
+    d = definition_of(s.program[stage])
+    lane = d.axes[-1].name
+    reductions = [_name(s, stage, a.name) for a in d.reduce_axes]
+    width = _name(s, stage, lane)
+    s = s.reorder(stage, *reductions, width).vectorize(stage, width)
+    buffer = buffers(s.nest)[stage]
+    if buffer.scope == "stack" and all(e == 1 for e in buffer.shape[:-1]):
+        s = s.set_scope(stage, "register")
+    for loop in reductions:
+        s = s.unroll(stage, loop) if unrolled else s.peel(stage, loop, "tail")
+    return s
+
+
+def _name(s: Schedule, stage: str, axis: str) -> str:
+    known = stage_loops(s.nest, stage)
+    return f"{stage}.{axis}" if f"{stage}.{axis}" in known else axis
+
+
+def apply_pointwise(s: Schedule, stage: str, target: Target) -> Schedule:
+    """A pointwise stage (or one without a contiguous reduction) in vectors along its last axis."""
+    t = s.program[stage]
+    d = definition_of(t)
+    if not d.axes:
+        return s
+    axis = d.axes[-1].name
+    own = own_loops(s.nest, stage)
+    if not {axis, f"{stage}.{axis}"} & set(own) or d.axes[-1].extent < 2 or axis == d.order:
+        return s
+    buffer = buffers(s.nest).get(stage)  # None: it lives in the memory of an input
+    if buffer is not None and buffer.scope == "register":
+        return s
+    lanes = target.lanes(t.dtype)
+    if all(stride(r, axis) not in (0, 1) for r in d.reads if depends(r, axis)) and any(
+        depends(r, axis) for r in d.reads
+    ):
+        return s  # every read would be gathered
+    if d.reducer is not None:
+        reductions = [x for a in d.reduce_axes for x in (a.name, f"{stage}.{a.name}") if x in own]
+        name = next(x for x in own if x in (axis, f"{stage}.{axis}"))
+        s = s.split(stage, name, lanes, names=(f"{name}.v", f"{name}.l"))
+        s = s.reorder(stage, f"{name}.v", *reductions, f"{name}.l")
+        s = s.vectorize(stage, f"{name}.l")
+        return s.peel(stage, f"{name}.v", "tail")
+    name = next(x for x in own if x in (axis, f"{stage}.{axis}"))
+    s = s.vectorize(stage, name, lanes)
+    if has_loop(s, stage, f"{name}.v"):
+        s = s.peel(stage, f"{name}.v", "tail")
+    return s
+
+
+def try_step(s: Schedule, f: object) -> Schedule:
+    """``f(s)``, or s itself where a step does not apply."""
+    assert callable(f)
+    try:
+        result: Schedule = f(s)
+        return result
+    except ScheduleError:
+        return s

@@ -1,0 +1,234 @@
+"""Quasi-affine integer expressions: every index, loop bound and guard of the compiler.
+
+An `Affine` is ``sum(coefficient * atom) + constant``.  An atom is a variable name or a
+`Quasi`: a floor division or a remainder of an affine expression by a positive integer
+(Python's meaning: the remainder is never negative).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Union
+
+
+@dataclass(frozen=True, slots=True)
+class Quasi:
+    """``argument // by`` or ``argument % by``, with ``by > 1``."""
+
+    kind: Literal["div", "mod"]
+    argument: Affine
+    by: int
+
+    def __str__(self) -> str:
+        text = str(self.argument)
+        return f"{text if text.isidentifier() else f'({text})'} {'//' if self.kind == 'div' else '%'} {self.by}"
+
+
+Atom = Union[str, Quasi]
+AffineLike = Union["Affine", int, str]
+#: The least and greatest value, None: unbounded.
+Interval = tuple[Union[int, None], Union[int, None]]
+
+
+def _order(atom: Atom) -> tuple[int, str]:
+    return (0, atom) if isinstance(atom, str) else (1, str(atom))
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """An immutable quasi-affine expression in canonical form (equal values compare equal)."""
+
+    terms: tuple[tuple[Atom, int], ...] = ()
+    const: int = 0
+
+    @staticmethod
+    def of(value: AffineLike) -> Affine:
+        """An integer, a variable name or an `Affine` as an `Affine`."""
+        if isinstance(value, Affine):
+            return value
+        if isinstance(value, str):
+            return Affine(((value, 1),))
+        return Affine((), int(value))
+
+    @staticmethod
+    def build(coefficients: Mapping[Atom, int], const: int) -> Affine:
+        items = [(a, c) for a, c in coefficients.items() if c]
+        if len(items) > 1:
+            items.sort(key=lambda item: _order(item[0]))
+        return Affine(tuple(items), const)
+
+    def __add__(self, other: AffineLike) -> Affine:
+        if isinstance(other, int):
+            return Affine(self.terms, self.const + other)
+        other = Affine.of(other)
+        if not other.terms:
+            return Affine(self.terms, self.const + other.const)
+        if not self.terms:
+            return Affine(other.terms, self.const + other.const)
+        total = dict(self.terms)
+        for atom, coefficient in other.terms:
+            total[atom] = total.get(atom, 0) + coefficient
+        return Affine.build(total, self.const + other.const)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Affine:
+        return self * -1
+
+    def __sub__(self, other: AffineLike) -> Affine:
+        if isinstance(other, int):
+            return Affine(self.terms, self.const - other)
+        return self + -Affine.of(other)
+
+    def __rsub__(self, other: AffineLike) -> Affine:
+        return Affine.of(other) - self
+
+    def __mul__(self, factor: int) -> Affine:
+        if not factor:
+            return ZERO
+        return Affine(tuple((a, c * factor) for a, c in self.terms), self.const * factor)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, by: int) -> Affine:
+        """Floor division; terms whose coefficient is a multiple of ``by`` are divided exactly."""
+        if by == 1:
+            return self
+        whole = {a: c // by for a, c in self.terms if c % by == 0}
+        rest = {a: c for a, c in self.terms if c % by}
+        if not rest:
+            return Affine.build(whole, self.const // by)
+        part = Affine.build(rest, self.const % by)
+        return Affine.build({**whole, Quasi("div", part, by): 1}, self.const // by)
+
+    def __mod__(self, by: int) -> Affine:
+        """The non-negative remainder; multiples of ``by`` vanish."""
+        if by == 1:
+            return ZERO
+        rest = {a: c % by for a, c in self.terms if c % by}
+        if not rest:
+            return Affine((), self.const % by)
+        return Affine(((Quasi("mod", Affine.build(rest, self.const % by), by), 1),))
+
+    def coefficient(self, atom: Atom) -> int:
+        """The factor of an atom (0 where it does not occur at the top level)."""
+        for name, coefficient in self.terms:
+            if name == atom:
+                return coefficient
+        return 0
+
+    def names(self) -> frozenset[str]:
+        """Every variable, those inside divisions and remainders included."""
+        return frozenset(self._names())
+
+    def _names(self) -> Iterator[str]:
+        for atom, _ in self.terms:
+            if isinstance(atom, str):
+                yield atom
+            else:
+                yield from atom.argument._names()
+
+    def substitute(self, env: Mapping[str, Affine]) -> Affine:
+        """Replace variables; divisions and remainders are simplified again."""
+        if not self.terms or not env:
+            return self
+        const, total = self.const, dict[Atom, int]()
+        changed = False
+        for atom, coefficient in self.terms:
+            if isinstance(atom, str):
+                value = env.get(atom)
+            else:
+                argument = atom.argument.substitute(env)
+                value = None
+                if argument is not atom.argument:
+                    value = argument // atom.by if atom.kind == "div" else argument % atom.by
+            if value is None:
+                total[atom] = total.get(atom, 0) + coefficient
+                continue
+            changed = True
+            const += coefficient * value.const
+            for inner, factor in value.terms:
+                total[inner] = total.get(inner, 0) + coefficient * factor
+        return Affine.build(total, const) if changed else self
+
+    def within(self, ranges: Mapping[str, Interval]) -> Affine:
+        """Without the divisions and remainders that boxes of the variables decide."""
+        total = Affine((), self.const)
+        for atom, coefficient in self.terms:
+            part = Affine(((atom, 1),))
+            if isinstance(atom, Quasi):
+                argument = atom.argument.within(ranges)
+                low, high = interval(argument, ranges)
+                known = low is not None and high is not None and low // atom.by == high // atom.by
+                if known and low is not None:
+                    quotient = low // atom.by
+                    part = Affine((), quotient) if atom.kind == "div" else argument - quotient * atom.by
+                elif argument is not atom.argument:
+                    part = argument // atom.by if atom.kind == "div" else argument % atom.by
+            total = total + part * coefficient
+        return total
+
+    def evaluate(self, env: Mapping[str, int]) -> int:
+        """The integer value under an assignment of every variable."""
+        total = self.const
+        for atom, coefficient in self.terms:
+            if isinstance(atom, str):
+                total += coefficient * env[atom]
+            else:
+                value = atom.argument.evaluate(env)
+                total += coefficient * (value // atom.by if atom.kind == "div" else value % atom.by)
+        return total
+
+    @property
+    def is_constant(self) -> bool:
+        return not self.terms
+
+    def __str__(self) -> str:
+        if len(self.terms) == 1 and self.terms[0][1] == 1 and not self.const:
+            return str(self.terms[0][0])
+        parts: list[str] = []
+        for atom, coefficient in self.terms:
+            name = str(atom) if isinstance(atom, str) else f"({atom})"
+            sign = "-" if coefficient < 0 else "+"
+            size = abs(coefficient)
+            parts.append(f" {sign} {name if size == 1 else f'{size}*{name}'}")
+        if self.const or not parts:
+            parts.append(f" {'-' if self.const < 0 else '+'} {abs(self.const)}")
+        text = "".join(parts)
+        return text[3:] if text.startswith(" + ") else "-" + text[3:]
+
+
+ZERO = Affine()
+
+
+def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
+    """The least and greatest value (inclusive; None: unbounded) over boxes of the variables."""
+    low: int | None = expression.const
+    high: int | None = expression.const
+    for atom, coefficient in expression.terms:
+        if isinstance(atom, str):
+            first, last = ranges.get(atom, (None, None))
+        else:
+            first, last = interval(atom.argument, ranges)
+            if atom.kind == "div":
+                first = None if first is None else first // atom.by
+                last = None if last is None else last // atom.by
+            elif first is None or last is None or first // atom.by != last // atom.by:
+                first, last = 0, atom.by - 1
+            else:
+                first, last = first % atom.by, last % atom.by
+        if coefficient < 0:
+            first, last = last, first
+        low = None if low is None or first is None else low + coefficient * first
+        high = None if high is None or last is None else high + coefficient * last
+    return low, high
+
+
+def variables(*names: str) -> tuple[Affine, ...]:
+    """One `Affine` per name."""
+    return tuple(Affine.of(name) for name in names)
+
+
+def affines(values: Iterable[AffineLike]) -> tuple[Affine, ...]:
+    return tuple(Affine.of(value) for value in values)

@@ -1,0 +1,145 @@
+"""Can a set of affine conditions hold on a domain?  And with it: are all reads of a definition in bounds?"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tensordsl import expr
+from tensordsl.affine import Affine, Interval, Quasi, interval
+from tensordsl.errors import ProgramError
+from tensordsl.expr import Expr, Op, Read
+from tensordsl.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tensordsl.arithmetic import Array
+
+#: Points that are enumerated where intervals and corners do not decide.
+ENUMERATED = 1 << 20
+_CORNERS = 4096
+
+
+def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
+    """Each read with the affine conditions (each ``>= 0``) of the selects around it."""
+    found: list[tuple[Read, tuple[Affine, ...]]] = []
+    seen: set[tuple[int, tuple[Affine, ...]]] = set()
+
+    def go(e: Expr, given: tuple[Affine, ...]) -> None:
+        if (id(e), given) in seen:
+            return
+        seen.add((id(e), given))
+        if isinstance(e, Read):
+            found.append((e, given))
+        elif isinstance(e, Op) and e.name == "select":
+            known = expr.conditions(e.args[0])
+            go(e.args[0], given)
+            go(e.args[1], given + (known or ()))
+            # the negation of a single condition is affine as well
+            go(e.args[2], given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ()))
+        else:
+            for child in expr.children(e):
+                go(child, given)
+
+    go(body, ())
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """possible: True (at ``point``), False (proven), or None (undecided)."""
+
+    possible: bool | None
+    point: Mapping[str, int] | None = None
+
+    def __str__(self) -> str:
+        point = self.point or {}
+        return "when " + ", ".join(f"{k} = {v}" for k, v in point.items()) if point else "always"
+
+
+def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> Answer:
+    """Is there a point of the box where every condition is ``>= 0``?  The variables have finite ranges.
+
+    Intervals of the conditions and of their sums, then corners, then, on small domains, every point.
+    """
+    if _excluded(conditions, ranges):
+        return Answer(False)
+    names = sorted(frozenset[str]().union(*(c.names() for c in conditions)))
+    if not names:
+        return Answer(True, {})
+    sides = [(lo or 0, hi or 0) for lo, hi in (ranges[n] for n in names)]
+    for corner in itertools.islice(itertools.product(*sides), _CORNERS):
+        point = dict(zip(names, corner))
+        if all(c.evaluate(point) >= 0 for c in conditions):
+            return Answer(True, point)
+    if math.prod(hi - lo + 1 for lo, hi in sides) > ENUMERATED:
+        return Answer(None)
+    return _enumerate(conditions, dict(zip(names, sides)))
+
+
+def _excluded(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
+    """If all conditions hold, so does every sum of them: is one of them negative everywhere?"""
+    sums = [*conditions, *(a + b for a, b in itertools.combinations(conditions[:8], 2)), sum(conditions, Affine())]
+    return any(high is not None and high < 0 for _, high in (interval(s, ranges) for s in sums))
+
+
+def _enumerate(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) -> Answer:
+    import numpy as np
+
+    shape = tuple(hi - lo + 1 for lo, hi in sides.values())
+    axes = {
+        n: np.arange(lo, hi + 1).reshape([-1 if i == d else 1 for i in range(len(sides))])
+        for d, (n, (lo, hi)) in enumerate(sides.items())
+    }
+
+    def value(a: Affine) -> Array:
+        total: Array = np.full((1,) * len(sides), a.const)
+        for atom, coefficient in a.terms:
+            if isinstance(atom, Quasi):
+                inner = value(atom.argument)
+                total = total + coefficient * (inner // atom.by if atom.kind == "div" else inner % atom.by)
+            else:
+                total = total + coefficient * axes[atom]
+        return total
+
+    holds: Array = np.full((1,) * len(sides), True)
+    for c in conditions:
+        holds = holds & (value(c) >= 0)
+    if not holds.any():
+        return Answer(False)
+    at = np.argwhere(np.broadcast_to(holds, shape))[0]
+    return Answer(True, {n: lo + int(i) for (n, (lo, _)), i in zip(sides.items(), at)})
+
+
+def ranges_of(tensor: Tensor) -> dict[str, Interval]:
+    """The ranges of all axes of a definition."""
+    d = tensor.definition
+    assert d is not None
+    return {a.name: (0, a.extent - 1) for a in d.axes + d.reduce_axes}
+
+
+def check(tensor: Tensor) -> None:
+    """Raises ProgramError with a counterexample for the first read that can be out of bounds.
+
+    What stays open on large domains with interacting conditions is decided exactly when a nest is
+    validated, and by the interpreter.
+    """
+    d = tensor.definition
+    assert d is not None
+    if any(a.extent == 0 for a in d.axes + d.reduce_axes):
+        return
+    ranges = ranges_of(tensor)
+    for read, given in guarded_reads(d.body):
+        for dim, (index, size) in enumerate(zip(read.index, read.source.shape)):
+            for fault in (-index - 1, index - size):  # >= 0 where the read is out of bounds
+                found = satisfiable((fault, *given), ranges)
+                if found.point is not None:
+                    raise ProgramError(
+                        f"{tensor.name}: index {index} of {read.source.name} (dimension {dim}) is out of bounds: "
+                        f"{index.evaluate(found.point)} is outside 0..{size - 1}",
+                        location=read.location,
+                        counterexample=str(found),
+                        hint="guard the read with td.select, or change the shape",
+                    )

@@ -1,0 +1,94 @@
+"""Named sizes: ``"M"`` and ``"H + 2"`` in shapes mean integers while an operator is being bound."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Union
+
+from tensordsl.errors import ProgramError, closest
+
+#: Sizes of named dimensions while an operator is being bound (see operator.py).
+DIMENSIONS: ContextVar[Mapping[str, int]] = ContextVar("tensordsl_dimensions", default=MappingProxyType({}))
+Extent = Union[int, str]
+
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def extent(value: Extent) -> int:
+    """A size: an integer, or an expression in the dimensions of the operator being bound.
+
+    Raises ProgramError for unknown dimensions and for sizes that are negative or no integers.
+    """
+    if isinstance(value, str):
+        size = _evaluate(parse(value), value, DIMENSIONS.get())
+    elif isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ProgramError(f"a size must be an integer or a dimension's name, got {value!r}")
+    else:
+        size = value.__index__()
+    if size < 0:
+        raise ProgramError(f"a size must not be negative, got {size}" + (f" for {value!r}" if size != value else ""))
+    return size
+
+
+def sizes(shape: Extent | Sequence[Extent]) -> tuple[int, ...]:
+    """A shape as integers; a single extent is a shape of rank 1."""
+    if isinstance(shape, (tuple, list)):
+        return tuple(extent(s) for s in shape)
+    return (extent(shape),)  # type: ignore[arg-type]
+
+
+def parse(text: str) -> ast.expr:
+    """The syntax of a size.  Raises ProgramError where it is not one."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        tree = None
+    if tree is None or not all(_allowed(node) for node in ast.walk(tree)):
+        raise ProgramError(
+            f"{text!r} is not a size", legal="integers and dimensions with + - * // %", hint='as in "M" or "H + 2"'
+        )
+    return tree
+
+
+def names(tree: ast.expr) -> list[str]:
+    """The dimensions of a size in order of appearance."""
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    return [n.id for n in sorted(found, key=lambda n: n.col_offset)]
+
+
+def _allowed(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, int) and not isinstance(node.value, bool)
+    kinds = (ast.Name, ast.BinOp, ast.UnaryOp, ast.USub, ast.expr_context, *_OPERATIONS)
+    return isinstance(node, kinds)
+
+
+def _evaluate(e: ast.expr, text: str, known: Mapping[str, int]) -> int:
+    if isinstance(e, ast.Constant):
+        return int(e.value)  # type: ignore[arg-type]
+    if isinstance(e, ast.UnaryOp):
+        return -_evaluate(e.operand, text, known)
+    if isinstance(e, ast.BinOp):
+        right = _evaluate(e.right, text, known)
+        if right == 0 and isinstance(e.op, (ast.FloorDiv, ast.Mod)):
+            raise ProgramError(f"the size {text!r} divides by zero")
+        return _OPERATIONS[type(e.op)](_evaluate(e.left, text, known), right)
+    assert isinstance(e, ast.Name)
+    if e.id not in known:
+        like = closest(e.id, known)
+        raise ProgramError(
+            f"dimension {e.id!r} has no size here",
+            legal=sorted(known) or "no dimension is bound",
+            hint=f"did you mean {like!r}?" if like else "pass an integer, or bind the dimension",
+        )
+    return known[e.id]

@@ -1,0 +1,527 @@
+"""Scalar expressions: one small language shared by operator definitions and loop nests.
+
+Nodes are immutable and compared by identity (``==`` builds a comparison node); sharing is by
+identity as well, so a node used twice is computed once.  `structure` gives a hashable key for
+structural equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Union
+
+from tensordsl import dtypes
+from tensordsl.affine import Affine
+from tensordsl.dtypes import DType
+from tensordsl.errors import Location, ProgramError
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from tensordsl.tensor import Tensor
+
+    class Source(Protocol):
+        """What can be read: a tensor of a program or a buffer of a loop nest."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def shape(self) -> tuple[int, ...]: ...
+        @property
+        def dtype(self) -> DType: ...
+
+
+Number = Union[int, float, bool]
+#: What expressions are made of: a rank-0 tensor stands for its value.
+ExprLike = Union["Expr", "Tensor", int, float, bool]
+
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "floordiv", "mod", "pow", "max", "min"})
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+LOGICAL = frozenset({"and", "or", "not"})
+#: One-argument functions of a real number, evaluated in the operand's type.
+UNARY = frozenset(
+    ["neg", "abs", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil"]
+)
+
+
+class Expr:
+    """Base of the nodes.  ``dtype`` is the type of the value."""
+
+    __slots__ = ()
+    dtype: DType
+
+    def __add__(self, other: ExprLike) -> Expr:
+        return binary("add", self, other)
+
+    def __radd__(self, other: ExprLike) -> Expr:
+        return binary("add", other, self)
+
+    def __sub__(self, other: ExprLike) -> Expr:
+        return binary("sub", self, other)
+
+    def __rsub__(self, other: ExprLike) -> Expr:
+        return binary("sub", other, self)
+
+    def __mul__(self, other: ExprLike) -> Expr:
+        return binary("mul", self, other)
+
+    def __rmul__(self, other: ExprLike) -> Expr:
+        return binary("mul", other, self)
+
+    def __truediv__(self, other: ExprLike) -> Expr:
+        return binary("div", self, other)
+
+    def __rtruediv__(self, other: ExprLike) -> Expr:
+        return binary("div", other, self)
+
+    def __floordiv__(self, other: ExprLike) -> Expr:
+        return binary("floordiv", self, other)
+
+    def __rfloordiv__(self, other: ExprLike) -> Expr:
+        return binary("floordiv", other, self)
+
+    def __mod__(self, other: ExprLike) -> Expr:
+        return binary("mod", self, other)
+
+    def __rmod__(self, other: ExprLike) -> Expr:
+        return binary("mod", other, self)
+
+    def __pow__(self, other: ExprLike) -> Expr:
+        return binary("pow", self, other)
+
+    def __rpow__(self, other: ExprLike) -> Expr:
+        return binary("pow", other, self)
+
+    def __neg__(self) -> Expr:
+        return unary("neg", self)
+
+    def __abs__(self) -> Expr:
+        return unary("abs", self)
+
+    def __lt__(self, other: ExprLike) -> Expr:
+        return binary("lt", self, other)
+
+    def __le__(self, other: ExprLike) -> Expr:
+        return binary("le", self, other)
+
+    def __gt__(self, other: ExprLike) -> Expr:
+        return binary("gt", self, other)
+
+    def __ge__(self, other: ExprLike) -> Expr:
+        return binary("ge", self, other)
+
+    def __eq__(self, other: object) -> Expr:  # type: ignore[override]
+        return binary("eq", self, other)  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> Expr:  # type: ignore[override]
+        return binary("ne", self, other)  # type: ignore[arg-type]
+
+    def __and__(self, other: ExprLike) -> Expr:
+        return binary("and", self, other)
+
+    def __or__(self, other: ExprLike) -> Expr:
+        return binary("or", self, other)
+
+    def __invert__(self) -> Expr:
+        return unary("not", self)
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise ProgramError(
+            "an expression has no truth value while an operator is being defined",
+            hint="use td.select(condition, a, b), and & | ~ for and, or, not",
+        )
+
+    def __str__(self) -> str:
+        return text(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Const(Expr):
+    value: Number
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Index(Expr):
+    """An affine integer: an axis of the definition, or arithmetic on axes."""
+
+    affine: Affine
+    dtype: DType = dtypes.int64
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Read(Expr):
+    """One element of a tensor or buffer."""
+
+    source: Source
+    index: tuple[Affine, ...]
+    location: Location | None = None
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.source.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Op(Expr):
+    """A function of scalars: arithmetic, comparison, logic, ``select``, ``cast``, mathematics."""
+
+    name: str
+    args: tuple[Expr, ...]
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Reducer:
+    """A monoid: name, the operation `combine` as an Op name, and the identity per type."""
+
+    name: str
+    combine: str
+
+    def identity(self, t: DType) -> Const:
+        if self.name == "sum":
+            return Const(0.0 if t.is_float else 0, t)
+        if self.name == "prod":
+            return Const(1.0 if t.is_float else 1, t)
+        if t.is_float:
+            return Const(float("-inf") if self.name == "max" else float("inf"), t)
+        signed = t.kind == "i"
+        least = -(1 << (t.bits - 1)) if signed else 0
+        greatest = (1 << (t.bits - 1)) - 1 if signed else 1 if t.kind == "b" else (1 << t.bits) - 1
+        return Const(least if self.name == "max" else greatest, t)
+
+
+REDUCERS = {
+    r.name: r for r in (Reducer("sum", "add"), Reducer("prod", "mul"), Reducer("max", "max"), Reducer("min", "min"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A named range ``0 <= name < extent``."""
+
+    name: str
+    extent: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Reduce(Expr):
+    """``body`` combined over every point of ``axes``.  Only inside `compute`, which hoists it."""
+
+    reducer: Reducer
+    axes: tuple[Axis, ...]
+    body: Expr
+    location: Location | None = None
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.body.dtype
+
+
+# ---------------------------------------------------------------- construction
+
+
+def constant(value: Number, like: DType | None = None) -> Const:
+    """A literal; a Python number takes the type of what it meets."""
+    if isinstance(value, bool):
+        return Const(value, like or dtypes.bool_)
+    if isinstance(value, int):
+        if like is not None and like.is_float:
+            return Const(float(value), like)
+        return Const(value, like if like is not None and like.kind in "iu" else dtypes.int64)
+    return Const(float(value), like if like is not None and like.is_float else dtypes.float32)
+
+
+def expression(value: object, like: DType | None = None) -> Expr:
+    """Any operand as an expression, with a clear error for what is none."""
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return constant(value, like)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy scalar
+        return constant(value.item(), like)
+    if hasattr(value, "definition") and getattr(value, "shape", None) == ():  # a rank-0 tensor
+        return Read(value, ())  # type: ignore[arg-type]
+    if hasattr(value, "definition"):
+        raise ProgramError(
+            f"tensor {value.name!r} of rank {len(value.shape)} used as a scalar",  # type: ignore[attr-defined]
+            hint="index it: x[i, j]",
+        )
+    raise ProgramError(f"{value!r} ({type(value).__name__}) is not a scalar expression")
+
+
+def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
+    """The value converted to a dtype (towards zero for float to integer, as in C and numpy)."""
+    t = dtypes.dtype(to)
+    e = expression(value)
+    if e.dtype == t:
+        return e
+    if isinstance(e, Const):
+        v = e.value
+        return Const(bool(v) if t.kind == "b" else float(v) if t.is_float else int(v), t)
+    return Op("cast", (e,), t)
+
+
+def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
+    """A two-argument operation with numpy's type promotion; affine integers stay affine."""
+    a = expression(left, right.dtype if isinstance(right, Expr) else None)
+    b = expression(right, a.dtype)
+    folded = _affine(name, a, b)
+    if folded is not None:
+        return folded
+    if name in LOGICAL:
+        for side in (a, b):
+            if side.dtype.kind == "f":
+                raise ProgramError(f"{name} needs integers or conditions, got {side.dtype}")
+        t = dtypes.promote(a.dtype, b.dtype)
+        return Op(name, (cast(a, t), cast(b, t)), t)
+    t = dtypes.promote(a.dtype, b.dtype)
+    if name in ("div", "pow") and not t.is_float:
+        t = dtypes.float64 if t.bits > 32 and not (isinstance(a, Index) or isinstance(b, Index)) else dtypes.float32
+    if name in ARITHMETIC and t.kind == "b":
+        t = dtypes.int64
+    return Op(name, (cast(a, t), cast(b, t)), dtypes.bool_ if name in COMPARISONS else t)
+
+
+def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
+    """Index arithmetic that stays affine, or None."""
+
+    def value(e: Expr) -> Affine | None:
+        if isinstance(e, Index):
+            return e.affine
+        if isinstance(e, Const) and e.dtype.kind in "iu":
+            return Affine((), int(e.value))
+        return None
+
+    if not (isinstance(a, Index) or isinstance(b, Index)):
+        return None
+    x, y = value(a), value(b)
+    if x is None or y is None:
+        return None
+    if name == "add":
+        return Index(x + y)
+    if name == "sub":
+        return Index(x - y)
+    if name == "mul" and (x.is_constant or y.is_constant):
+        return Index(y * x.const if x.is_constant else x * y.const)
+    if name in ("floordiv", "mod") and y.is_constant:
+        if y.const < 1:
+            raise ProgramError(f"index {x} {name} {y.const}: the divisor of an index must be positive")
+        return Index(x // y.const if name == "floordiv" else x % y.const)
+    return None
+
+
+def unary(name: str, value: ExprLike) -> Expr:
+    """A one-argument operation; functions of reals take floats only (integers are cast)."""
+    e = expression(value)
+    if name in ("neg", "abs") and e.dtype.kind == "b":
+        e = cast(e, dtypes.int64)
+    if name == "neg" and isinstance(e, Index):
+        return Index(-e.affine)
+    if name == "neg" and isinstance(e, Const):
+        return Const(-e.value, e.dtype)
+    if name == "not":
+        if e.dtype.kind == "f":
+            raise ProgramError(f"not needs an integer or a condition, got {e.dtype}")
+        return Op(name, (e,), e.dtype)
+    if name not in UNARY:
+        raise ProgramError(f"unknown function {name!r}", legal=sorted(UNARY))
+    if name not in ("neg", "abs") and not e.dtype.is_float:
+        e = cast(e, dtypes.float32)
+    return Op(name, (e,), e.dtype)
+
+
+def select(condition: ExprLike, then: ExprLike, otherwise: ExprLike) -> Expr:
+    """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
+    c = expression(condition)
+    if c.dtype.kind == "f":
+        raise ProgramError(f"the condition of select is {c.dtype}", hint="compare it: x > 0")
+    a = expression(then, otherwise.dtype if isinstance(otherwise, Expr) else None)
+    b = expression(otherwise, a.dtype)
+    t = dtypes.promote(a.dtype, b.dtype)
+    return Op("select", (c, cast(a, t), cast(b, t)), t)
+
+
+# ---------------------------------------------------------------- traversal
+
+
+def children(e: Expr) -> tuple[Expr, ...]:
+    if isinstance(e, Op):
+        return e.args
+    if isinstance(e, Reduce):
+        return (e.body,)
+    return ()
+
+
+def walk(e: Expr) -> Iterator[Expr]:
+    """Every node once, operands before what uses them."""
+    seen: set[int] = {id(e)}
+    path: list[tuple[Expr, Iterator[Expr]]] = [(e, iter(children(e)))]
+    while path:
+        node, rest = path[-1]
+        for child in rest:
+            if id(child) not in seen:
+                seen.add(id(child))
+                path.append((child, iter(children(child))))
+                break
+        else:
+            path.pop()
+            yield node
+
+
+def reads(e: Expr) -> list[Read]:
+    return [x for x in walk(e) if isinstance(x, Read)]
+
+
+def free_names(e: Expr) -> frozenset[str]:
+    """The index variables an expression depends on; those a reduction binds are not free."""
+    memo: dict[int, frozenset[str]] = {}
+
+    def go(x: Expr) -> frozenset[str]:
+        if id(x) not in memo:
+            indices = x.index if isinstance(x, Read) else (x.affine,) if isinstance(x, Index) else ()
+            found = frozenset[str]().union(*(i.names() for i in indices), *(go(c) for c in children(x)))
+            memo[id(x)] = found - {a.name for a in x.axes} if isinstance(x, Reduce) else found
+        return memo[id(x)]
+
+    return go(e)
+
+
+def transform(e: Expr, f: Callable[[Expr], Expr | None], memo: dict[int, Expr] | None = None) -> Expr:
+    """Rebuild bottom-up: ``f`` sees each node with its children rebuilt and may replace it.
+
+    Sharing is kept: one node stays one node, also over several calls with one memo.
+    """
+    memo = {} if memo is None else memo
+    kept: list[Expr] = []  # ids stay unique while the nodes live
+
+    def go(x: Expr) -> Expr:
+        done = memo.get(id(x))
+        if done is not None:
+            return done
+        y = x
+        if isinstance(x, Op):
+            args = tuple([go(a) for a in x.args])
+            if any(a is not b for a, b in zip(args, x.args)):
+                y = replace(x, args=args)
+        elif isinstance(x, Reduce):
+            body = go(x.body)
+            if body is not x.body:
+                y = replace(x, body=body)
+        new = f(y)
+        result = y if new is None else new
+        memo[id(x)] = result
+        kept.append(x)
+        return result
+
+    return go(e)
+
+
+def substitute(e: Expr, env: Mapping[str, Affine], memo: dict[int, Expr] | None = None) -> Expr:
+    """Replace index variables."""
+
+    def f(x: Expr) -> Expr | None:
+        if isinstance(x, Read) and x.index:
+            index = tuple([i.substitute(env) for i in x.index])
+            if any(a is not b for a, b in zip(index, x.index)):
+                return replace(x, index=index)
+        elif isinstance(x, Index):
+            affine = x.affine.substitute(env)
+            if affine is not x.affine:
+                return replace(x, affine=affine)
+        return None
+
+    return transform(e, f, memo) if env else e
+
+
+def conditions(e: Expr) -> tuple[Affine, ...] | None:
+    """A condition as a conjunction of ``affine >= 0``, or None where it is not one."""
+    if isinstance(e, Const):
+        return () if e.value else (Affine((), -1),)
+    if not isinstance(e, Op):
+        return None
+    if e.name == "and":
+        left, right = conditions(e.args[0]), conditions(e.args[1])
+        return None if left is None or right is None else left + right
+    if e.name not in COMPARISONS or e.name == "ne":
+        return None
+    sides: list[Affine] = []
+    for arg in e.args:
+        if isinstance(arg, Index):
+            sides.append(arg.affine)
+        elif isinstance(arg, Const) and arg.dtype.kind in "iu":
+            sides.append(Affine((), int(arg.value)))
+        else:
+            return None
+    a, b = sides
+    return {
+        "ge": (a - b,),
+        "gt": (a - b - 1,),
+        "le": (b - a,),
+        "lt": (b - a - 1,),
+        "eq": (a - b, b - a),
+    }[e.name]
+
+
+def structure(e: Expr) -> Hashable:
+    """A key equal for expressions of equal structure (sources by name)."""
+    memo: dict[int, Hashable] = {}
+    for x in walk(e):
+        key: Any
+        if isinstance(x, Const):
+            key = ("const", repr(x.value), x.dtype.name)
+        elif isinstance(x, Index):
+            key = ("index", x.affine)
+        elif isinstance(x, Read):
+            key = ("read", x.source.name, x.index)
+        elif isinstance(x, Op):
+            key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
+        elif isinstance(x, Reduce):
+            key = (x.reducer.name, x.axes, memo[id(x.body)])
+        memo[id(x)] = key
+    return memo[id(e)]
+
+
+_SYMBOL = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "pow": "**",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|",
+}  # fmt: skip
+_LEVEL = {"or": 1, "and": 2, "add": 4, "sub": 4, "mul": 5, "div": 5, "floordiv": 5, "mod": 5, "pow": 7}
+
+
+def number_text(value: Number) -> str:
+    """The shortest text that means this number."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or value != value or float(short) == value else repr(value)
+
+
+def text(e: Expr) -> str:
+    """Readable infix text, as a user would write it."""
+
+    def go(x: Expr, outer: int) -> str:
+        if isinstance(x, Const):
+            return number_text(x.value)
+        if isinstance(x, Index):
+            plain = len(x.affine.terms) + (x.affine.const != 0) <= 1
+            return str(x.affine) if plain or outer <= 4 else f"({x.affine})"
+        if isinstance(x, Read):
+            return f"{x.source.name}[{', '.join(map(str, x.index))}]" if x.index else x.source.name
+        if isinstance(x, Reduce):
+            axes = ", ".join(a.name for a in x.axes)
+            return f"{x.reducer.name}({go(x.body, 0)}, axis={axes})"
+        assert isinstance(x, Op)
+        if x.name in _SYMBOL:
+            level = _LEVEL.get(x.name, 3)
+            body = f"{go(x.args[0], level)} {_SYMBOL[x.name]} {go(x.args[1], level + 1)}"
+            return f"({body})" if level < outer else body
+        if x.name == "neg":
+            return f"-{go(x.args[0], 6)}"
+        if x.name == "not":
+            return f"~{go(x.args[0], 6)}"
+        args = ", ".join(go(a, 0) for a in x.args)
+        return f"cast({args}, {x.dtype})" if x.name == "cast" else f"{x.name}({args})"
+
+    return go(e, 0)

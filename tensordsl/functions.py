@@ -1,0 +1,225 @@
+"""Functions of scalars and tensors, one home for each.
+
+Inside an index expression they take and give scalars; on tensors they work element by element,
+broadcasting like numpy, and give a new tensor.  Reductions take axes made with `reduce_axis` inside
+an index expression, and dimensions (``axis=0``) on tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Union, overload
+
+from tensordsl import array, dtypes, expr
+from tensordsl.dtypes import DTypeLike
+from tensordsl.errors import ProgramError, user_location
+from tensordsl.expr import REDUCERS, Expr, Reduce
+from tensordsl.tensor import Axes, ReduceAxis, Tensor
+
+Scalar = Union[Expr, float]
+Operand = Union[Tensor, Expr, float]
+ReduceAxes = Union[ReduceAxis, Sequence[ReduceAxis]]
+
+
+class Unary(Protocol):
+    """A function of one real number, or of every element of a tensor."""
+
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
+    @overload
+    def __call__(self, x: Scalar) -> Expr: ...
+
+
+class Binary(Protocol):
+    """A function of two numbers, or of tensors element by element."""
+
+    @overload
+    def __call__(self, x: Tensor, y: Tensor | float) -> Tensor: ...
+    @overload
+    def __call__(self, x: float, y: Tensor) -> Tensor: ...
+    @overload
+    def __call__(self, x: Scalar, y: Scalar) -> Expr: ...
+
+
+def _unary(name: str, meaning: str, formula: Callable[[Any], Expr] | None = None) -> Unary:
+    scalar = formula or functools.partial(expr.unary, name)
+
+    def function(x: Any) -> Any:
+        return array.lift(name, scalar, x)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{meaning}  Integers are computed in float32."
+    return function
+
+
+def _binary(name: str, operation: str, meaning: str) -> Binary:
+    def function(x: Any, y: Any) -> Any:
+        return array.lift(name, functools.partial(expr.binary, operation), x, y)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = meaning
+    return function
+
+
+# ---------------------------------------------------------------- functions of reals
+
+exp = _unary("exp", "e to the power x.")
+exp2 = _unary("exp2", "2 to the power x.")
+log = _unary("log", "The natural logarithm.")
+log2 = _unary("log2", "The logarithm to base 2.")
+sqrt = _unary("sqrt", "The square root.")
+rsqrt = _unary("rsqrt", "1 / sqrt(x).")
+tanh = _unary("tanh", "The hyperbolic tangent.")
+erf = _unary("erf", "The error function.")
+sin = _unary("sin", "The sine of x radians.")
+cos = _unary("cos", "The cosine of x radians.")
+floor = _unary("floor", "The greatest integer not above x, in x's type.")
+ceil = _unary("ceil", "The least integer not below x, in x's type.")
+sigmoid = _unary("sigmoid", "1 / (1 + exp(-x)).", lambda x: 1.0 / (1.0 + expr.unary("exp", -x)))
+
+
+def _square(x: Expr) -> Expr:
+    return x * x
+
+
+square = _unary("square", "x * x, in x's type.", _square)
+
+
+@overload
+def abs(x: Tensor) -> Tensor: ...
+@overload
+def abs(x: Scalar) -> Expr: ...
+def abs(x: Any) -> Any:
+    """The absolute value, in x's type."""
+    return array.lift("abs", functools.partial(expr.unary, "abs"), x)
+
+
+# ---------------------------------------------------------------- functions of two numbers
+
+maximum = _binary("maximum", "max", "The larger of two numbers; nan where one is nan.")
+minimum = _binary("minimum", "min", "The smaller of two numbers; nan where one is nan.")
+pow = _binary("pow", "pow", "x to the power y, a float.")
+equal = _binary("equal", "eq", "x == y as a condition (== itself compares tensors by identity).")
+not_equal = _binary("not_equal", "ne", "x != y as a condition.")
+
+
+# ---------------------------------------------------------------- choices and types
+
+
+@overload
+def select(condition: Scalar, then: Scalar, otherwise: Scalar) -> Expr: ...
+@overload
+def select(condition: Operand, then: Operand, otherwise: Operand) -> Any: ...
+def select(condition: Any, then: Any, otherwise: Any) -> Any:
+    """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
+    return array.lift("select", expr.select, condition, then, otherwise)
+
+
+where = select  #: the name numpy gives to it
+
+
+@overload
+def cast(x: Tensor, dtype: DTypeLike) -> Tensor: ...
+@overload
+def cast(x: Scalar, dtype: DTypeLike) -> Expr: ...
+def cast(x: Any, dtype: DTypeLike) -> Any:
+    """x converted to a dtype: towards zero from float to integer, wrapping around into integers."""
+    to = dtypes.dtype(dtype)
+    return array.lift(f"{to}", lambda e: expr.cast(e, to), x, label="cast")
+
+
+# ---------------------------------------------------------------- reductions
+
+
+def _reduce(name: str, value: Any, axis: Any, keepdims: bool) -> Any:
+    if isinstance(value, Tensor) and (value.ndim or not _is_reduce_axis(axis)):
+        if _is_reduce_axis(axis):
+            raise ProgramError(
+                f"{name}: axis of tensor {value.name} is a reduce_axis",
+                hint=f"use a dimension, td.{name}({value.name}, axis=0), or index the tensor",
+            )
+        return array.reduce(name, value, axis, keepdims)
+    if keepdims:
+        raise ProgramError(f"{name}: keepdims needs a tensor")
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    for a in axes:
+        if not isinstance(a, ReduceAxis):
+            raise ProgramError(f"{name}: axis={a} is not an axis to reduce over", hint="make it with td.reduce_axis")
+    names = [a.axis.name for a in axes]
+    for n in names:
+        if names.count(n) > 1:
+            raise ProgramError(f"{name}: two axes are named {n!r}", hint="td.reduce_axis(size, name=...)")
+    body = expr.expression(value)
+    if body.dtype.kind == "b" and name in ("sum", "prod"):
+        body = expr.cast(body, "int64")
+    return Reduce(REDUCERS[name], tuple(a.axis for a in axes), body, user_location())
+
+
+def _is_reduce_axis(axis: Any) -> bool:
+    first = axis[0] if isinstance(axis, (tuple, list)) and axis else axis
+    return isinstance(first, ReduceAxis)
+
+
+@overload
+def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
+@overload
+def sum(x: Scalar, axis: ReduceAxes) -> Expr: ...
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The sum over axes; of conditions, their number."""
+    return _reduce("sum", x, axis, keepdims)
+
+
+@overload
+def prod(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
+@overload
+def prod(x: Scalar, axis: ReduceAxes) -> Expr: ...
+def prod(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The product over axes."""
+    return _reduce("prod", x, axis, keepdims)
+
+
+def _extreme(name: str, values: tuple[Any, ...], axis: Any, keepdims: bool) -> Any:
+    if len(values) == 1:
+        return _reduce(name, values[0], axis, keepdims)
+    if not values or axis is not None or keepdims:
+        raise ProgramError(
+            f"{name} takes one value to reduce over an axis, or several values to compare, "
+            f"got {len(values)}{' and an axis' if axis is not None else ''}"
+        )
+    return functools.reduce(lambda a, b: array.lift(name, functools.partial(expr.binary, name), a, b), values)
+
+
+@overload
+def max(x: Tensor, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
+@overload
+def max(x: Scalar, /, *, axis: ReduceAxes) -> Expr: ...
+@overload
+def max(x: Tensor, y: Tensor | float, /, *more: Tensor | float) -> Tensor: ...
+@overload
+def max(x: float, y: Tensor, /, *more: Tensor | float) -> Tensor: ...
+@overload
+def max(x: Scalar, y: Scalar, /, *more: Scalar) -> Expr: ...
+def max(*values: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The largest value over axes, or of several values (nan where one is nan)."""
+    return _extreme("max", values, axis, keepdims)
+
+
+@overload
+def min(x: Tensor, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
+@overload
+def min(x: Scalar, /, *, axis: ReduceAxes) -> Expr: ...
+@overload
+def min(x: Tensor, y: Tensor | float, /, *more: Tensor | float) -> Tensor: ...
+@overload
+def min(x: float, y: Tensor, /, *more: Tensor | float) -> Tensor: ...
+@overload
+def min(x: Scalar, y: Scalar, /, *more: Scalar) -> Expr: ...
+def min(*values: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The smallest value over axes, or of several values (nan where one is nan)."""
+    return _extreme("min", values, axis, keepdims)
+
+
+def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """The mean over dimensions of a tensor; of integers, in float32."""
+    return array.mean(x, axis, keepdims)

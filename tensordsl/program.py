@@ -1,0 +1,254 @@
+"""Programs: inputs, outputs and the groups of definitions between them.
+
+A Program is self-contained and in normal form: its tensors are its own copies with unique names,
+listed so that each is defined after what it reads.  Definitions that read each other in a cycle
+form one group with a causal order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tensordsl import causality, expr, hazards
+from tensordsl.errors import ProgramError
+from tensordsl.expr import Expr, Read
+from tensordsl.tensor import Definition, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Definitions computed together.  order: None (acyclic) or the axis that every cycle advances."""
+
+    tensors: tuple[Tensor, ...]
+    order: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, init=False)
+class Program:
+    """inputs, outputs: tensors in calling order.  inplace: output name -> input name whose memory
+    it takes over.  dims: the named sizes it was bound with, in the order of the C interface.
+    Raises ProgramError for undefined tensors, cycles without an order, bad or duplicate names, and
+    outputs that overwrite an input while it is still read.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    groups: tuple[Group, ...]
+    inplace: Mapping[str, str]
+    dims: Mapping[str, int]
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        name: str = "kernel",
+        inplace: Mapping[str, str] | None = None,
+        dims: Mapping[str, int] | None = None,
+    ) -> None:
+        if not name.isidentifier():
+            raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
+        ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
+        fields = {
+            "name": name,
+            "inputs": ins,
+            "outputs": outs,
+            "groups": groups,
+            "inplace": dict(inplace or {}),
+            "dims": dict(dims or {}),
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The defined tensors, each after what it reads."""
+        return tuple(t for g in self.groups for t in g.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        for t in self.inputs + self.tensors:
+            if t.name == name:
+                return t
+        raise KeyError(name)
+
+    def consumers(self, name: str) -> list[Tensor]:
+        """The tensors whose definition reads `name`."""
+        return [t for t in self.tensors if any(r.source.name == name for r in _definition(t).reads)]
+
+    def with_definitions(self, new: Mapping[str, Definition], added: Sequence[Tensor] = ()) -> Program:
+        """This program with some definitions replaced (their reads may name tensors of `added`)."""
+        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}
+        fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
+
+        def link(e: Expr) -> Expr | None:
+            return replace(e, source=get(e.source.name)) if isinstance(e, Read) else None
+
+        def get(name: str) -> Tensor:
+            if name not in fresh:
+                t = pool[name]
+                d = new.get(name, t.definition)
+                fresh[name] = copy = replace(t, definition=None)
+                if d is not None:
+                    copy.definition = replace(d, body=expr.transform(d.body, link))
+            return fresh[name]
+
+        return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
+
+    def __str__(self) -> str:
+        lines = [f"program {self.name}({', '.join(map(str, self.inputs))})"]
+        for t in self.tensors:
+            role = "  (output)" if t in self.outputs else ""
+            if t.name in self.inplace:
+                role = f"  (output, in place of {self.inplace[t.name]})"
+            lines.append("  " + definition_text(t) + role)
+        return "\n".join(lines)
+
+
+def definition_text(t: Tensor) -> str:
+    d = _definition(t)
+    axes = ", ".join(f"{a.name}:{a.extent}" for a in d.axes)
+    body = str(d.body)
+    if d.reducer:
+        body = f"{d.reducer.name}({body}, over {', '.join(f'{a.name}:{a.extent}' for a in d.reduce_axes)})"
+    order = f"  in order of {d.order}" if d.order else ""
+    return f"{t.dtype} {t.name}[{axes}] = {body}{order}"
+
+
+def _definition(t: Tensor) -> Definition:
+    assert t.definition is not None
+    return t.definition
+
+
+def _normalise(
+    inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], inplace: Mapping[str, str]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Group, ...]]:
+    _check_interface(inputs, outputs)
+    copies: dict[int, Tensor] = {}
+    names = _Names()
+    for t in (*inputs, *(o for o in outputs if o.named), *(o for o in outputs if not o.named)):
+        if t.named and t.name in names.taken:
+            raise ProgramError(f"two tensors of the program are named {t.name!r}", location=t.location)
+        copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
+    overwritten = hazards.overwritten(inputs, outputs, {i: c.name for i, c in copies.items()}, inplace)
+    components = _components(inputs, outputs, {})
+    waits = hazards.check([t for c in components for t in c], overwritten)
+    if waits:
+        components = _components(inputs, outputs, waits)
+    order = [t for c in components for t in c]
+    for t in [t for t in order if t.named] + [t for t in order if not t.named]:
+        if id(t) not in copies:
+            copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
+
+    def link(e: Expr) -> Expr | None:
+        return replace(e, source=copies[id(e.source)]) if isinstance(e, Read) else None
+
+    for t in order:
+        d = _definition(t)
+        copies[id(t)].definition = replace(d, body=expr.transform(d.body, link))
+    groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
+    return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
+
+
+class _Names:
+    """Gives every tensor a name of its own; the first keeps the one it has."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def unique(self, t: Tensor) -> str:
+        name, n = t.name, 0
+        if not name.isidentifier():
+            raise ProgramError(
+                f"{name!r} is not a name", location=t.location, hint="use letters, digits and underscores"
+            )
+        while name in self.taken:
+            n += 1
+            name = f"{t.name}{n}"
+        self.taken.add(name)
+        return name
+
+
+def _check_interface(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    if not outputs:
+        raise ProgramError("a program needs an output")
+    for role, tensors in (("input", inputs), ("output", outputs)):
+        for n, t in enumerate(tensors):
+            if not isinstance(t, Tensor):
+                raise ProgramError(
+                    f"{role} {n} of a program must be a tensor, got {type(t).__name__}",
+                    hint="define it with td.compute" if isinstance(t, Expr) else None,
+                )
+            if any(t is other for other in tensors[:n]):
+                raise ProgramError(f"{role} {t.name} is listed twice", location=t.location)
+    for t in inputs:
+        if t.definition is not None:
+            raise ProgramError(f"input {t.name} is defined by an expression", hint="inputs are placeholders")
+    for t in outputs:
+        if any(t is i for i in inputs):
+            raise ProgramError(f"output {t.name} is an input", hint="define a copy of it")
+
+
+def _group(tensors: list[Tensor]) -> Group:
+    """A component of the graph of reads: one definition, or several with a causal order."""
+    first = _definition(tensors[0])
+    if len(tensors) == 1 and all(r.source is not tensors[0] for r in first.reads):
+        return Group((tensors[0],), first.order)
+    for t in tensors:
+        if _definition(t).order is None:
+            names = " -> ".join(m.name for m in (*tensors, tensors[0]))
+            raise ProgramError(
+                f"the definitions of {names} need each other",
+                location=t.location,
+                hint="a recurrence names its causal axis: td.recurrence(..., order=...)",
+            )
+    arranged = causality.arrange(tensors)
+    return Group(arranged, _definition(arranged[0]).order)
+
+
+def _components(
+    inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], waits: Mapping[int, Sequence[Tensor]]
+) -> list[list[Tensor]]:
+    """Strongly connected components of the graph of reads, each after what it reads (R. Tarjan, 1972).
+
+    waits: further tensors that must come before the one of an id.
+    """
+    given = {id(t) for t in inputs}
+    number: dict[int, int] = {}
+    lowest: dict[int, int] = {}
+    stack: list[Tensor] = []
+    result: list[list[Tensor]] = []
+
+    def enter(t: Tensor, reader: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        if t.definition is None:
+            who = "the program" if reader is None else reader.name
+            raise ProgramError(
+                f"{who} reads {t.name}, which is neither defined nor an input",
+                location=t.location,
+                hint="add it to inputs=[...]",
+            )
+        number[id(t)] = lowest[id(t)] = len(number)
+        stack.append(t)
+        needed = [r.source for r in t.definition.reads if id(r.source) not in given]
+        return t, [*needed, *waits.get(id(t), ())][::-1]  # type: ignore[return-value]
+
+    for root in outputs:
+        calls = [enter(root, None)] if id(root) not in number else []
+        while calls:
+            t, rest = calls[-1]
+            if rest:
+                source = rest.pop()
+                if id(source) not in number:
+                    calls.append(enter(source, t))
+                elif any(source is s for s in stack):
+                    lowest[id(t)] = min(lowest[id(t)], number[id(source)])
+                continue
+            calls.pop()
+            if calls:
+                parent = calls[-1][0]
+                lowest[id(parent)] = min(lowest[id(parent)], lowest[id(t)])
+            if lowest[id(t)] == number[id(t)]:
+                at = next(i for i, s in enumerate(stack) if s is t)
+                result.append(stack[at:])
+                del stack[at:]
+    return result

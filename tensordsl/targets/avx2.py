@@ -1,0 +1,65 @@
+"""x86-64 with AVX2 and FMA: 16 registers of 32 bytes."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from tensordsl.targets.machine import Instruction, Target
+
+#: element -> (letters of the builtins, how its masked moves call it)
+_FLOATS = {"f32": ("ps", "maskloadps", "maskstoreps"), "f64": ("pd", "maskloadpd", "maskstorepd")}
+_INTEGERS = {
+    "i32": ("maskloadd", "maskstored"),
+    "u32": ("maskloadd", "maskstored"),
+    "i64": ("maskloadq", "maskstoreq"),
+    "u64": ("maskloadq", "maskstoreq"),
+}
+
+
+def _table() -> dict[tuple[str, str], Instruction]:
+    """Masked moves take a vector of integers whose sign bit selects the lane (operands: p, mask, value)."""
+    rows: dict[tuple[str, str], Instruction] = {}
+
+    def both(key: tuple[str, str], text: str) -> None:
+        rows[key] = Instruction(text, text)
+
+    for element, bits in (("f32", 32), ("f64", 64)):
+        letters, load, store = _FLOATS[element]
+        for total, suffix in ((256, "256"), (128, "")):
+            t, m = f"{element}x{total // bits}", f"i{bits}x{total // bits}"
+            both(("max", t), f"__builtin_ia32_max{letters}{suffix}({{0}}, {{1}})")
+            both(("min", t), f"__builtin_ia32_min{letters}{suffix}({{0}}, {{1}})")
+            rows["sqrt", t] = Instruction(gcc=f"__builtin_ia32_sqrt{letters}{suffix}({{0}})")
+            # rounding mode 9: towards -infinity, no exception; 10: towards +infinity; 8: to nearest
+            for name, mode in (("floor", 9), ("ceil", 10), ("round", 8)):
+                both((name, t), f"__builtin_ia32_round{letters}{suffix}({{0}}, {mode})")
+            both(("load_masked", t), f"__builtin_ia32_{load}{suffix}((const void *){{0}}, ({m}){{1}})")
+            both(("store_masked", t), f"__builtin_ia32_{store}{suffix}((void *){{0}}, ({m}){{1}}, {{2}})")
+            stream = f"__builtin_ia32_movnt{letters}{suffix}"
+            rows["stream", t] = Instruction(
+                f"{stream}((void *){{0}}, {{1}})", f"__builtin_nontemporal_store({{1}}, ({t} *){{0}})"
+            )
+    for element, (load, store) in _INTEGERS.items():
+        bits = int(element[1:])
+        for total, suffix in ((256, "256"), (128, "")):
+            t, m = f"{element}x{total // bits}", f"i{bits}x{total // bits}"
+            both(("load_masked", t), f"({t})__builtin_ia32_{load}{suffix}((const void *){{0}}, ({m}){{1}})")
+            both(("store_masked", t), f"__builtin_ia32_{store}{suffix}((void *){{0}}, ({m}){{1}}, ({m}){{2}})")
+    return rows
+
+
+INSTRUCTIONS = MappingProxyType(_table())
+
+#: Caches of AMD Zen 3 per core (32 MiB shared); two 32-byte FMA pipes from Haswell and Zen 2 on.
+AVX2 = Target(
+    id="x86_64-v3-avx2",
+    isa="avx2",
+    vector_bytes=32,
+    registers=16,
+    caches=(32 << 10, 512 << 10, 16 << 20),
+    cores=4,
+    fma_per_cycle=2,
+    compiler_flags=("-mavx2", "-mfma", "-mbmi2", "-mf16c"),
+    barrier="x",
+    instructions=INSTRUCTIONS,
+)

@@ -1,0 +1,100 @@
+"""x86-64 with AVX-512 F, BW, DQ, VL: 32 registers of 64 bytes, any lane maskable."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from tensordsl.targets import avx2
+from tensordsl.targets.machine import Instruction, Target
+
+#: bits of an element -> letters of masked moves of integers
+_MOVES = {8: "qi", 16: "hi", 32: "si", 64: "di"}
+
+
+def mask_type(lanes: int) -> str:
+    """The unsigned integer that holds one bit per lane."""
+    return {64: "unsigned long long", 32: "unsigned int", 16: "unsigned short"}.get(lanes, "unsigned char")
+
+
+def _table() -> dict[tuple[str, str], Instruction]:
+    """Masks are integers, one bit per lane (operands of masked moves: p, mask, value)."""
+    rows: dict[tuple[str, str], Instruction] = {
+        key: row for key, row in avx2.INSTRUCTIONS.items() if not key[0].endswith("_masked")
+    }
+
+    def both(key: tuple[str, str], text: str) -> None:
+        rows[key] = Instruction(text, text)
+
+    for element, bits, letters in (("f32", 32, "ps"), ("f64", 64, "pd")):
+        t = f"{element}x{512 // bits}"
+        every = f"({mask_type(512 // bits)})-1"
+        for name in ("max", "min"):
+            rows[name, t] = Instruction(
+                f"__builtin_ia32_{name}{letters}512_mask({{0}}, {{1}}, {{0}}, {every}, 4)",
+                f"__builtin_ia32_{name}{letters}512({{0}}, {{1}}, 4)",
+            )
+        rows["sqrt", t] = Instruction(
+            f"__builtin_ia32_sqrt{letters}512_mask({{0}}, {{0}}, {every}, 4)",
+            f"__builtin_ia32_sqrt{letters}512({{0}}, 4)",
+        )
+        # rounding mode 9: towards -infinity, no exception; 10: towards +infinity; 8: to nearest
+        for name, mode in (("floor", 9), ("ceil", 10), ("round", 8)):
+            both((name, t), f"__builtin_ia32_rndscale{letters}_mask({{0}}, {mode}, {{0}}, {every}, 4)")
+        both(("scalef", t), f"__builtin_ia32_scalef{letters}512_mask({{0}}, {{1}}, {{0}}, {every}, 4)")
+        rows["stream", t] = Instruction(
+            f"__builtin_ia32_movnt{letters}512((void *){{0}}, {{1}})",
+            f"__builtin_nontemporal_store({{1}}, ({t} *){{0}})",
+        )
+        for total in (512, 256, 128):
+            v = f"{element}x{total // bits}"
+            mask = f"({mask_type(total // bits)})({{1}})"
+            both(
+                ("load_masked", v),
+                f"__builtin_ia32_loadu{letters}{total}_mask((const void *){{0}}, ({v}){{{{0}}}}, {mask})",
+            )
+            both(
+                ("store_masked", v),
+                f"__builtin_ia32_storeu{letters}{total}_mask((void *){{0}}, {{2}}, {mask})",
+            )
+    for kind in "iu":
+        for bits, letters in _MOVES.items():
+            for total in (512, 256, 128):
+                v, s = f"{kind}{bits}x{total // bits}", f"i{bits}x{total // bits}"
+                if bits == 8:  # the builtins take vectors of plain char
+                    s = f"c8x{total // bits}"
+                mask = f"({mask_type(total // bits)})({{1}})"
+                both(
+                    ("load_masked", v),
+                    f"({v})__builtin_ia32_loaddqu{letters}{total}_mask((const void *){{0}}, ({s}){{{{0}}}}, {mask})",
+                )
+                both(
+                    ("store_masked", v),
+                    f"__builtin_ia32_storedqu{letters}{total}_mask((void *){{0}}, ({s}){{2}}, {mask})",
+                )
+    return rows
+
+
+#: Full-width FMAs per cycle by microarchitecture: one 64-byte pipe, or two (Intel optimisation manual
+#: for servers; AMD's optimisation guides for Zen 4, family 25, and Zen 5, family 26).
+FMA_PER_CYCLE = {"zen4": 1, "zen5": 2, "skylake_avx512": 2, "cascadelake": 2, "cooperlake": 2, "sapphirerapids": 2}
+
+#: Caches of AMD Zen 4 per core (its 32 MiB of L3 are shared by eight).
+AVX512 = Target(
+    id="x86_64-v4-avx512",
+    isa="avx512",
+    vector_bytes=64,
+    registers=32,
+    caches=(32 << 10, 1 << 20, 32 << 20),
+    cores=4,
+    fma_per_cycle=1,
+    compiler_flags=(
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512cd",
+        *avx2.AVX2.compiler_flags,
+    ),
+    barrier="v",
+    instructions=MappingProxyType(_table()),
+)

@@ -1,0 +1,241 @@
+"""The command line: what it prints, which record it says it used, and one clear error each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tensordsl.autotune.cli import main
+from tensordsl.autotune.records import Log, Record
+
+pytestmark = pytest.mark.compiler
+
+OPERATORS = """
+import tensordsl as td
+
+x = td.placeholder((24, 32), name="x")
+scale = td.Program([x], [td.compute((24, 32), lambda i, j: x[i, j] * 2 + 1, name="y")], name="scale")
+
+a, b = td.placeholder((48, 40), name="a"), td.placeholder((40, 64), name="b")
+k = td.reduce_axis(40, name="k")
+product = td.Program(
+    [a, b], [td.compute((48, 64), lambda i, j: td.sum(a[i, k] * b[k, j], axis=k), name="c")], name="product"
+)
+
+
+@td.operator("p: float32[M, N], q: float32[N]")
+def add_rows(p, q):
+    return td.compute(("M", "N"), lambda i, j: p[i, j] + q[j], name="r")
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A folder with an operator file, logs of its own; the cache of kernels is shared."""
+    (tmp_path / "operators.py").write_text(OPERATORS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TD_LOG_DIR", raising=False)
+    (tmp_path / "tuning_logs").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments: str, status: int = 0) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        said = capsys.readouterr()
+        text = said.out + said.err
+        assert caught.value.code == status, text
+        assert "Traceback" not in text
+        return text
+
+    return call
+
+
+def read_log(place: Path, name: str = "product") -> list[Record]:
+    [path] = (place / "tuning_logs").glob(f"*/{name}.jsonl")
+    return Log(path).read()
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom tensordsl.autotune.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'numpy', 'islpy', 'sympy', 'xgboost', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("tune", "build", "show", "verify", "bench", "log"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_tune_then_everything_uses_the_record(place, run):
+    said = run("tune", "operators.py:product", "--trials", "6")
+    assert "product: no record; the default schedule" in said
+    assert "product: 6 trials, stopped because: trials; winner" in said
+    assert "6/6 trials, best" in said  # plain progress lines
+    records = read_log(place)
+    assert [r.kind for r in records].count("winner") == 1 and len(records) == 7
+
+    said = run("tune", "operators.py:product", "--trials", "6")
+    assert "product: 6 trials (6 from the log)" in said
+    assert len(read_log(place)) == 8  # the comparison again, no candidate again
+
+    assert "product: record of" in run("show", "operators.py:product", "--trace")
+    assert "(winner," in run("bench", "operators.py:product")
+    said = run("show", "operators.py:product", "--why")
+    assert "<- limits" in said and "measured" in said and "% of what" in said
+    assert "product" in run("log", "best")
+    assert "ok 6 winner 2" in run("log", "stats")
+    assert "8 records in 1 logs: all well-formed" in run("log", "check")
+    assert "product: record of" in run("build", "operators.py:product", "-o", "out", "--name", "demo")
+
+
+def test_show(run):
+    assert "program scale(x: float32[24, 32])" in run("show", "operators.py:scale", "--program")
+    assert "y[" in run("show", "operators.py:scale")
+    assert "TD_KERNEL int32_t" in run("show", "operators.py:scale", "--c")
+    assert "s = s." in run("show", "operators.py:product", "--trace")
+    assert "not measured" in run("show", "operators.py:scale", "--why")
+
+
+def test_verify_and_bench(run):
+    said = run("verify", "operators.py:product", "operators.py:scale")
+    assert "product: integers inputs: agrees bit by bit" in said
+    assert "product: random inputs: agrees within the derived tolerance" in said
+    assert "scale: special inputs: agrees" in said
+    said = run("bench", "operators.py:product,scale")
+    assert "default" in said and "% " in said
+
+
+def test_build(place, run):
+    said = run("build", "operators.py", "-o", "out", "--name", "demo")
+    assert "scale: no record; the default schedule" in said
+    for made in ("include/demo.h", "lib/libdemo.so", "lib/libdemo.a", "share/demo/manifest.json"):
+        assert (place / "out" / made).is_file()
+
+
+def test_set_binds_operators(run):
+    said = run("show", "operators.py:add_rows", "--program", "--set", "M=5", "--set", "N=7")
+    assert "p: float32[5, 7]" in said
+    assert "p: float32[5, 7]" in run("show", "operators.py", "--program", "--set", "M=5,N=7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "nothing.py"), "ProgramError: there is no file nothing.py"),
+        (("show", "operator.py"), "did you mean operators.py"),
+        (("show", "operators.py:prodct"), "did you mean 'product'"),
+        (("show", "operators.py:add_rows"), "add_rows has no size for M, N"),
+        (("show", "operators.py:product", "--set", "M=4"), "--set does not apply"),
+        (("show", "operators.py", "--set", "Q=4"), "no operator of operators.py has exactly the dimensions Q"),
+        (("show", "operators.py:add_rows", "--set", "M=x"), "--set M=x is not NAME=SIZE"),
+        (("show", "raises.py"), "raises.py raised ZeroDivisionError: division by zero"),
+        (("show", "raises.py"), "--> raises.py:2"),
+        (("show", "exits.py"), "exits.py raised SystemExit: 3"),
+        (("show", "syntax.py"), "SyntaxError"),
+        (("show", "empty.py"), "empty.py has no Program at module level"),
+        (("show", "wrong.py"), "ProgramError: x has rank 2, read with 3 indices"),
+        (("show", "operators.py:scale", "--target", "z80"), "BuildError: unknown target 'z80'"),
+        (("tune", "operators.py:scale", "--target", "neon"), "cannot be measured on this machine"),
+        (("tune", "operators.py:scale", "--trials", "0"), "Invalid value for '--trials'"),
+        (("tune",), "Missing argument"),
+        (("nothing",), "No such command"),
+        (("build", "operators.py", "-o", "out", "--name", "1x"), "BuildError"),
+        (("log", "best"), "RecordError: there is no tuning log in tuning_logs"),
+        (("log", "check", "torn"), "torn: the writer was stopped in this line"),
+    ],
+)
+def test_errors(place, run, arguments, message):
+    if "neon" in arguments and _arm():
+        arguments = tuple("avx2" if a == "neon" else a for a in arguments)
+    (place / "raises.py").write_text("import tensordsl as td\nx = 1 / 0\n")
+    (place / "exits.py").write_text("raise SystemExit(3)\n")
+    (place / "syntax.py").write_text("def f(:\n")
+    (place / "empty.py").write_text("import tensordsl as td\n")
+    (place / "wrong.py").write_text(
+        "import tensordsl as td\nx = td.placeholder((2, 3), name='x')\n"
+        "y = td.compute((2, 3), lambda i, j: x[i, j, 0], name='y')\n"
+    )
+    (place / "torn" / "t").mkdir(parents=True)
+    (place / "torn" / "t" / "a.jsonl").write_text('{"schema":1,"oper')
+    assert message in run(*arguments, status=2)
+
+
+def _arm() -> bool:
+    from tensordsl import targets
+
+    return targets.target("native").isa == "neon"
+
+
+def test_no_compiler(run, monkeypatch):
+    monkeypatch.setenv("TD_CC", "no-such-compiler")
+    assert "the C compiler 'no-such-compiler' is not installed" in run("tune", "operators.py:scale", status=2)
+    assert "TD_KERNEL" in run("show", "operators.py:scale", "--c")
+
+
+# ---------------------------------------------------------------- searches that are cut off
+
+
+def start(place: Path, trials: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tensordsl.autotune.cli", "tune", "operators.py:product", "--trials", str(trials)]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_lines(place: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if sum(p.read_bytes().count(b"\n") for p in (place / "tuning_logs").glob("*/product.jsonl")) >= count:
+            return
+        time.sleep(0.02)
+    output = process.communicate()[0] if process.poll() is not None else "still running"
+    pytest.fail(f"the search did not write {count} records: {output}")
+
+
+def children_of(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(c) for c in path.read_text().split()] if path.exists() else []
+
+
+def test_kill_9_and_resume(place, run):
+    process = start(place, 500)
+    wait_for_lines(place, 12, process)
+    children = children_of(process.pid)
+    process.kill()
+    process.communicate()
+    [path] = (place / "tuning_logs").glob("*/product.jsonl")
+    before = [r for r in Log(path).scan() if isinstance(r, Record)]
+    assert len(before) >= 12
+    said = run("tune", "operators.py:product", "--trials", str(len(before) + 3))
+    assert f"{len(before) + 3} trials ({len(before)} from the log)" in said
+    after = [r for r in read_log(place) if r.kind == "candidate"]
+    assert len({r.candidate for r in after}) == len(after) == len(before) + 3
+    deadline = time.monotonic() + 20
+    while any(_alive(c) for c in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(c) for c in children), "the measuring process outlived its parent"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def test_ctrl_c_keeps_the_best(place):
+    process = start(place, 500)
+    wait_for_lines(place, 12, process)
+    os.kill(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    assert "stopped because: interrupted; winner" in said
+    assert "Traceback" not in said
+    assert read_log(place)[-1].kind == "winner"
