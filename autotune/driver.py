@@ -212,7 +212,7 @@ class _Compiling:
             self._texts.update((c, self.builder.source(c)) for c in candidates)
 
     def prepare(self, candidates: Sequence[Candidate]) -> list[Prepared]:
-        texts = [self._texts.pop(c, None) or self.builder.source(c) for c in candidates]
+        texts = [self._texts.pop(c) if c in self._texts else self.builder.source(c) for c in candidates]
         good = [t for t in texts if isinstance(t, Source)]
         done = iter(compile_sources(good, self.tools) if good else [])
         return [self._prepared(c, t, next(done) if isinstance(t, Source) else t) for c, t in zip(candidates, texts)]

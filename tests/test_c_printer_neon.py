@@ -28,9 +28,9 @@ EMIT = """\
 extern long write(int, const void *, unsigned long);
 static void emit(const void *p, unsigned long n) { if (write(1, p, n) != (long)n) __builtin_trap(); }
 """
-#: an emulator is slow to start, so one program runs every kernel; these take a workspace or threads
+#: an emulator is slow to start, so one program runs every kernel
 CASES: dict[str, tuple[LoopNest, dict[str, Any]]] = {
-    **{name: build() for name, build in NESTS.items() if "workspace" not in name and "parallel" not in name},
+    **{name: build() for name, build in NESTS.items()},
     **{name: (vectorised(OPERATIONS[name][0]), OPERATIONS[name][1]) for name in FEW},
 }
 
@@ -56,8 +56,13 @@ def program(sources: dict[str, Source]) -> str:
     """A main that runs every kernel on data of its own and writes all outputs."""
     text = [unit(sources.values()), "int main(void) {"]
     for name, (n, arrays) in CASES.items():
-        arguments = ["0"]
+        arguments = ["&call"]
+        scratch = sources[name].workspace_bytes
         text.append("    {")
+        text.append(f"        static char scratch[{max(1, scratch)}];")
+        text.append(
+            f"        td_call call = {{.size = sizeof call, .workspace = scratch, .workspace_bytes = {scratch}}};"
+        )
         outputs = {t.name for t in n.program.outputs}
         for b in sources[name].parameters:
             data = np.zeros(b.shape, b.dtype.name)
