@@ -79,6 +79,7 @@ def gemm(size: int) -> None:
         {"packed": False, "mr": 8, "nr": 48},
         {"packed": False, "mr": 7, "nr": 64},
         {"packed": True, "mr": 8, "nr": 48},
+        {"packed": True, "mr": 8, "nr": 48, "mc": size, "near": 4},
         {"packed": True, "mr": 13, "nr": 32, "kc": 512},
     ):
         s = nests.gemm(size, size, size, **config)

@@ -24,10 +24,20 @@ def _gelu(v: td.Expr) -> td.Expr:
 
 
 def gemm(
-    m: int, n: int, k: int, *, mr: int = 8, nr: int = 48, kc: int = 1024, mc: int = 96, packed: bool = True
+    m: int,
+    n: int,
+    k: int,
+    *,
+    mr: int = 8,
+    nr: int = 48,
+    kc: int = 1024,
+    mc: int = 96,
+    packed: bool = True,
+    near: int = 0,
 ) -> td.Schedule:
     """A register tile of mr x nr accumulators; w is packed while the first row block is computed;
     with kc < k the sum is split and bias and gelu follow its last part.  Any sizes: edges are masked.
+    near: sum steps ahead for which lines of the packed w are asked for.
     """
     s = td.Schedule(gemm_program(m, n, k)).unchecked()
     s = s.split("y", "k", kc).split("y", "i", factors=[None, mc // mr, mr]).split("y", "j", nr)
@@ -37,6 +47,8 @@ def gemm(
     s = s.cache_read("y", "w", "k.i", name="wr")
     if packed:
         s = s.pack("wr", "w", "k.o", name="panel")
+        if near:
+            s = s.prefetch("wr", "panel", "k.i", ahead=near, lines=nr // 16)
     s = s.unroll("y", "i.i").vectorize("y", "j.i").unroll("z", "i").vectorize("z", "j")
     s = s.outline("y", "i.m")
     s = s.peel("y", "j.o", "tail").peel("y", "i.o", "tail").peel("y", "i.m", "tail")

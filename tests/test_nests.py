@@ -11,6 +11,7 @@ import pytest
 from tensordsl.autotune.driver import kernel_of
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
+from tensordsl.schedules.loopnest import Prefetch, walk
 from tensordsl.schedules.schedule import Schedule
 
 import tensordsl as td
@@ -22,6 +23,7 @@ import nests
 CASES: dict[str, Any] = {
     "gemm with split sum": lambda: nests.gemm(21, 50, 19, mr=4, nr=32, kc=8, mc=8),
     "gemm unpacked": lambda: nests.gemm(9, 33, 12, mr=3, nr=16, kc=12, mc=9, packed=False),
+    "gemm prefetched": lambda: nests.gemm(21, 50, 19, mr=4, nr=32, kc=32, mc=8, near=4),
     "blur": lambda: nests.blur(14, 70),
     "jacobi": lambda: nests.jacobi(48, 4, rows=3),
     "attention": lambda: nests.attention(64, 32, keys=32),
@@ -82,3 +84,14 @@ def test_a_stage_is_not_placed_where_nothing_reads_it() -> None:
     q = td.compute((8,), lambda i: p[i] * 2.0, name="q")
     with pytest.raises(td.ScheduleError, match="reads q"):
         td.Schedule(td.Program([x], [q, p], name="two")).unchecked().compute_at("q", "p", "i")
+
+
+def test_each_line_of_the_next_steps_is_asked_for() -> None:
+    """Two vectors a step, four steps ahead, only where the packed panel is read."""
+    hints = [
+        (x.buffer.name, [str(i) for i in x.index])
+        for x, _ in walk(CASES["gemm prefetched"]().nest.body)
+        if isinstance(x, Prefetch)
+    ]
+    assert hints and {b for b, _ in hints} == {"panel"}
+    assert {i[1] for _, i in hints} == {"k.i + 4"} and {i[2] for _, i in hints} == {"0", "16"}

@@ -10,7 +10,9 @@ import pytest
 from tensordsl import dtypes
 from tensordsl.errors import BuildError
 from tensordsl.targets import KNOWN, target
-from tensordsl.targets.native import cache_bytes, native, processor_facts
+from tensordsl.targets.avx2 import AVX2
+from tensordsl.targets.avx512 import AVX512, FMA_PER_CYCLE
+from tensordsl.targets.native import _microarchitecture, cache_bytes, native, processor_facts
 
 
 def test_lanes_follow_the_width_of_the_element() -> None:
@@ -62,3 +64,10 @@ def test_facts_are_read_from_the_files_of_the_system(tmp_path: Path) -> None:
             (entry / name).write_text(value + "\n")
     assert cache_bytes(str(tmp_path)) == (48 << 10, 2 << 20)
     assert cache_bytes(str(tmp_path / "none")) == ()
+
+
+def test_a_hidden_processor_is_known_by_its_flags() -> None:
+    server = {"avx512f", "amx_tile", "avx512_fp16"}
+    assert _microarchitecture(AVX512, "GenuineIntel", 6, server) == "sapphirerapids"
+    assert FMA_PER_CYCLE["sapphirerapids"] == 2
+    assert _microarchitecture(AVX2, "GenuineIntel", 6, server) != "sapphirerapids"

@@ -55,21 +55,22 @@ def outline(s: Schedule, stage: str, loop: str, name: str | None = None) -> Sche
 @primitive
 def prefetch(
     s: Schedule, stage: str, source: str, at: str, ahead: int = 1, locality: int = 3,
-    along: str | None = None, spread: str | None = None, width: int = 16,
+    along: str | None = None, spread: str | None = None, width: int = 16, lines: int = 1,
 ) -> Schedule:  # fmt: skip
-    """Ask for a cache line that a stage reads later.
+    """Ask for cache lines that a stage reads later.
 
     The hint stands at the end of loop ``at``'s body, once for each read of the source there, its
     inner loops at their first iteration.  along: the loop whose iteration ``ahead`` is meant
     (None: ``at`` itself).  spread: a loop around whose first iterations ask for one line each, the
     n-th for the elements from ``n * width`` of the last dimension on, until what one iteration
-    reads is covered.
+    reads is covered.  lines: how many neighbouring lines, ``width`` elements apart, each hint asks for.
 
     Requires: the stage reads the buffer inside the loop, and the buffer lives around it.
     Rewrite: ``for v: S(B[v])``  ->  ``for v: (S(B[v]); prefetch B[v + ahead])``
     Raises: ScheduleError when nothing inside the loop reads the buffer, or it is allocated in there.
     """
     targets = find_loops(s.nest, stage, at)
+    asked_for: list[tuple[Affine, ...]] = []
 
     def go(x: Stmt, around: tuple[str, ...]) -> Stmt:
         assert isinstance(x, For)
@@ -86,16 +87,15 @@ def prefetch(
             for r in reads(st.value):
                 if r.source.name == source and isinstance(r.source, Buffer):
                     index = [i.substitute(env) for i in r.index]
-                    hint: Stmt = Prefetch(r.source, tuple(index), locality)
                     if spread is not None:
                         turn = Affine.of(_around(spread, around))
                         index[-1] = index[-1] + turn * width
-                        hint = Prefetch(r.source, tuple(index), locality)
-                        extent = span(r.index[-1], inner).extent
-                        hint = If(((extent - 1) // width - turn,), hint)
+                    asked = [(*index[:-1], index[-1] + n * width) for n in range(lines)]
+                    hint = seq(*[Prefetch(r.source, i, locality) for i in asked])
+                    if spread is not None:
+                        hint = If(((span(r.index[-1], inner).extent - 1) // width - turn,), hint)
                     hints[tuple(index)] = hint
-        if not hints:
-            raise ScheduleError(f'{stage} reads no {source} inside "{x.var}"')
+        asked_for.extend(hints)
         return replace(x, body=seq(x.body, *hints.values()))
 
     def walk_down(x: Stmt, around: tuple[str, ...]) -> Stmt:
@@ -103,7 +103,10 @@ def prefetch(
         t = with_children(x, tuple([walk_down(c, inner) for c in children(x)]))
         return go(t, around) if id(x) in targets else t
 
-    return s.with_nest(walk_down(s.nest.body, ()))
+    body = walk_down(s.nest.body, ())
+    if not asked_for:
+        raise ScheduleError(f'{stage} reads no {source} inside "{at}"')
+    return s.with_nest(body)
 
 
 def _around(name: str, loops: tuple[str, ...]) -> str:

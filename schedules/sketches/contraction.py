@@ -22,7 +22,8 @@ class TileSizes:
     """mr: rows of the tile.  nv: vectors of the tile.  kc: steps of the main reduction axis held in
     registers at a time.  mc: rows between two passes over the streamed operand.  packed: whether
     the streamed operand is copied in the order of its use.  ahead: whether the rows of the next
-    panel are prefetched while the first row blocks of this one are computed.
+    panel are prefetched while the first row blocks of this one are computed.  near: steps ahead
+    for which the lines of the packed panel are asked for (0: left to the hardware).
     """
 
     mr: int
@@ -31,6 +32,7 @@ class TileSizes:
     mc: int
     packed: bool
     ahead: bool = False
+    near: int = 0
 
 
 def row_extent(t: Tensor, tile: Tile) -> int:
@@ -164,6 +166,8 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     if sizes.packed and loaded and packable(t, tile):
         around = f"{k}.o" if split_k else others[-1] if others else None
         s = s.pack(loaded[0][0], loaded[0][1], around, name=f"{loaded[0][1]}_panel")
+        if sizes.near:
+            s = s.prefetch(loaded[0][0], f"{loaded[0][1]}_panel", step, ahead=sizes.near, width=lanes, lines=sizes.nv)
     if m is not None:
         s = s.unroll(stage, f"{m}.i")
     s = s.vectorize(stage, f"{n}.i")

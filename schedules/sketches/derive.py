@@ -52,6 +52,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
         _hole(holes, default, f"{stage}.packed", [0, 1] if packable(t, tile) else [0], int(sizes.packed))
         _hole(holes, default, f"{stage}.ahead", [0, 1] if packable(t, tile) else [0], int(sizes.ahead))
+        _hole(holes, default, f"{stage}.near", [0, 4, 16] if packable(t, tile) else [0], sizes.near)
     for stage in plan.partial:
         _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
 
@@ -60,7 +61,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             mr, nv = p[f"{stage}.mr"], p[f"{stage}.nv"]
             if registers_needed(tile, mr, nv) > target.registers + 1:
                 return False
-            if p[f"{stage}.mc"] < mr:
+            if p[f"{stage}.mc"] < mr or (p[f"{stage}.near"] and not p[f"{stage}.packed"]):
                 return False
             best = tile_score(planned[stage], tile, target, default[f"{stage}.mr"], default[f"{stage}.nv"])
             if tile_score(planned[stage], tile, target, mr, nv) < 0.6 * best:
@@ -115,7 +116,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
 def _tile(s: Schedule, stage: str, plan: Plan, p: Parameters, target: Target) -> Schedule:
     sizes = TileSizes(
         p[f"{stage}.mr"], p[f"{stage}.nv"], p[f"{stage}.kc"], p[f"{stage}.mc"],
-        bool(p[f"{stage}.packed"]), bool(p[f"{stage}.ahead"]),
+        bool(p[f"{stage}.packed"]), bool(p[f"{stage}.ahead"]), p[f"{stage}.near"],
     )  # fmt: skip
     tile, epilogue = plan.tiles[stage], plan.epilogues.get(stage)
     tiled = try_step(s, lambda x: apply_tile(x, stage, tile, sizes, target, epilogue))

@@ -21,6 +21,8 @@ _NEEDS = (
 )
 #: (vendor, family) of processors whose name a virtual machine hides -> microarchitecture with AVX-512
 _FAMILIES = {("AuthenticAMD", 25): "zen4", ("AuthenticAMD", 26): "zen5"}
+#: Flags that only some processors have, whatever name a virtual machine lets through.
+_BY_FLAGS = (({"amx_tile", "avx512_fp16"}, "sapphirerapids"),)
 
 
 @lru_cache(maxsize=1)
@@ -29,7 +31,7 @@ def native() -> Target:
     facts = processor_facts()
     base = _base(platform.machine().lower(), set(facts.get("flags", facts.get("features", "")).split()))
     vendor, family, model = facts.get("vendor_id", ""), _number(facts, "cpu family"), _number(facts, "model")
-    name = _microarchitecture(base, vendor, family)
+    name = _microarchitecture(base, vendor, family, set(facts.get("flags", "").split()))
     fma = FMA_PER_CYCLE.get(name, base.fma_per_cycle) if base is AVX512 else base.fma_per_cycle
     return replace(
         base,
@@ -60,9 +62,12 @@ def _archspec_features() -> set[str]:
     return set(archspec.cpu.host().features)
 
 
-def _microarchitecture(base: Target, vendor: str, family: int) -> str:
+def _microarchitecture(base: Target, vendor: str, family: int, flags: set[str]) -> str:
     import archspec.cpu
 
+    for needed, name in _BY_FLAGS:
+        if needed <= flags and base is AVX512:
+            return name
     name = str(archspec.cpu.host().name)
     generic = name.startswith("x86_64") or name == "aarch64"
     return _FAMILIES.get((vendor, family), name) if base is AVX512 and generic else name
