@@ -87,14 +87,16 @@ def prefetch(
             for r in reads(st.value):
                 if r.source.name == source and isinstance(r.source, Buffer):
                     index = [i.substitute(env) for i in r.index]
-                    if spread is not None:
+                    lead = index[:-1]
+                    last = index[-1:]  # empty for a buffer of one element
+                    if spread is not None and last:
                         turn = Affine.of(_around(spread, around))
-                        index[-1] = index[-1] + turn * width
-                    asked = [(*index[:-1], index[-1] + n * width) for n in range(lines)]
+                        last = [last[0] + turn * width]
+                    asked = [(*lead, *(i + n * width for i in last)) for n in range(lines if last else 1)]
                     hint = seq(*[Prefetch(r.source, i, locality) for i in asked])
-                    if spread is not None:
+                    if spread is not None and last:
                         hint = If(((span(r.index[-1], inner).extent - 1) // width - turn,), hint)
-                    hints[tuple(index)] = hint
+                    hints[asked[0]] = hint
         asked_for.extend(hints)
         return replace(x, body=seq(x.body, *hints.values()))
 
