@@ -101,7 +101,7 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
 
         body = expr.substitute(expr.transform(d.body, link), {old: Affine.of(n) for old, n in axis.items()})
         count = len(d.axes)
-        order = axis[d.order] if d.order else None
+        order = tuple(replace(o, axis=axis[o.axis]) for o in d.order)
         new.definition = replace(d, axes=axes[:count], reduce_axes=axes[count:], body=body, order=order)
     get = {old: t.name for old, t in fresh.items()}
     inplace = {get[o]: get[i] for o, i in program.inplace.items()}
@@ -126,7 +126,8 @@ def _digest(program: Program, sized: bool) -> str:
         axes = (*d.axes, *d.reduce_axes)
         names = {a.name: Affine.of(f"a{n}") for n, a in enumerate(axes)}
         body = expr.substitute(d.body, names)
-        order = next((n for n, a in enumerate(axes) if a.name == d.order), None)
+        number = {a.name: n for n, a in enumerate(axes)}
+        order = [(number[o.axis], o.descending) for o in d.order]
         extents = [a.extent if sized else "n" for a in axes]
         reducer = d.reducer.name if d.reducer else ""
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))

@@ -130,7 +130,7 @@ def inlinable(program: Program) -> str | None:
     overwritten = set(program.inplace.values())  # reading these later may be too late
     for t in program.tensors:
         d = definition_of(t)
-        if d.reducer is not None or d.order is not None or t.name in outputs:
+        if d.reducer is not None or d.order or t.name in outputs:
             continue
         if any(r.source.name in overwritten for r in d.reads):
             continue

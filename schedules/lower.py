@@ -15,13 +15,15 @@ from tensordsl.schedules.loopnest import (
     Stmt,
     Store,
     seq,
+    substitute,
 )  # fmt: skip
 
 from tensordsl import expr
 from tensordsl.affine import Affine, affines
+from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Axis, Expr, Read
-from tensordsl.program import Group, Program
+from tensordsl.program import Program
 from tensordsl.tensor import Tensor
 
 
@@ -43,27 +45,49 @@ def lower(program: Program) -> LoopNest:
     return LoopNest(program, parameters, body)
 
 
-def group_nest(group: Group, buffers: dict[str, Buffer]) -> Stmt:
-    """The plain loops of a group: definitions that need each other share the loop of their causal order."""
-    nests = [definition_nest(t, buffers) for t in group.tensors]
-    if group.order is None or len(nests) == 1:
-        return seq(*nests)
-    steps: dict[str, int] = {}
-    parts: list[Stmt] = []
-    for t, nest in zip(group.tensors, nests):
-        assert isinstance(nest, For) and nest.var == group.order and t.definition is not None
-        steps[t.name] = next(a.extent for a in t.definition.axes if a.name == group.order)
-        parts.append(nest.body)
-    longest = max(steps.values())
-    guarded = [
-        part if extent == longest else If((Affine((), extent - 1) - Affine.of(group.order),), part)
-        for part, extent in zip(parts, steps.values())
-    ]
-    return For(group.order, (Affine(),), (Affine((), longest),), seq(*guarded))
+def group_nest(group: Group, buffers: dict[str, Buffer], around: tuple[str, ...] = ()) -> Stmt:
+    """The plain loops of a group: definitions that need each other share the loop of their causal order.
+
+    around: the axes whose loops are there already.
+    """
+    if group.order is None:
+        [t] = group.tensors
+        return definition_nest(t, buffers)
+    axis = group.order.axis
+    inside = (*around, axis)
+    longest = max(_extent(t, axis) for t in group.tensors)
+    parts = []
+    for p in group.parts:
+        nest = group_nest(p, buffers, inside) if isinstance(p, Group) else _ascending(p, buffers, inside)
+        shortest = min(_extent(t, axis) for t in (p.tensors if isinstance(p, Group) else (p,)))
+        parts.append(nest if shortest == longest else If((Affine((), shortest - 1) - Affine.of(axis),), nest))
+    return _causal_loop(axis, longest, group.order.descending, seq(*parts))
+
+
+def _extent(t: Tensor, axis: str) -> int:
+    assert t.definition is not None
+    return next(a.extent for a in t.definition.axes if a.name == axis)
+
+
+def _causal_loop(axis: str, extent: int, descending: bool, body: Stmt) -> For:
+    """A loop over the steps of a causal axis.  Loops count up: a descending axis is counted from its end."""
+    if descending:
+        body = substitute(body, {axis: Affine((), extent - 1) - Affine.of(axis)})
+    return For(axis, (Affine(),), (Affine((), extent),), body)
 
 
 def definition_nest(t: Tensor, buffers: dict[str, Buffer]) -> Stmt:
     """The plain loops of one definition: init, update for a reduction, compute for a pointwise one."""
+    d = t.definition
+    assert d is not None
+    body = _ascending(t, buffers, d.causal_axes)
+    for o in reversed(d.order):
+        body = _causal_loop(o.axis, _extent(t, o.axis), o.descending, body)
+    return body
+
+
+def _ascending(t: Tensor, buffers: dict[str, Buffer], around: tuple[str, ...]) -> Stmt:
+    """The loops of a definition but those of the causal axes ``around``."""
     d = t.definition
     assert d is not None
     target = _own(t.name, t, buffers)
@@ -79,9 +103,8 @@ def definition_nest(t: Tensor, buffers: dict[str, Buffer]) -> Stmt:
         points = tuple(Affine.of(a.name) for a in d.reduce_axes)
         update = Store(target, index, value, Instance("update", t.name, index, points), d.reducer.combine)
         init = Store(target, index, d.reducer.identity(t.dtype), Instance("init", t.name, index))
-        body = seq(init, _loops(d.reduce_axes, update))
-    axes = sorted(d.axes, key=lambda a: a.name != d.order)  # the causal axis outermost
-    return _loops(tuple(axes), body)
+        body = seq(init, _loops(d.reduce_axes, update, expr.terms_where(d.body, d.reducer)))
+    return _loops(tuple(a for a in d.loop_axes if a.name not in around), body)
 
 
 def _own(name: str, t: Tensor, buffers: dict[str, Buffer]) -> Buffer:
@@ -94,7 +117,21 @@ def _own(name: str, t: Tensor, buffers: dict[str, Buffer]) -> Buffer:
     return buffers[name]
 
 
-def _loops(axes: tuple[Axis, ...], body: Stmt) -> Stmt:
+def _loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) -> Stmt:
+    """Loops over axes, cut to where some conditions (``>= 0``) hold: by bounds where they are solved for
+    the loop's variable, else by a guard as far outside as possible."""
     for a in reversed(axes):
-        body = For(a.name, (Affine(),), (Affine((), a.extent),), body)
-    return body
+        mine = [c for c in where if a.name in c.names()]
+        where = tuple(c for c in where if a.name not in c.names())
+        lo, hi = [Affine()], [Affine((), a.extent)]
+        inside: list[Affine] = []
+        for c in mine:
+            match c.coefficient(a.name):
+                case 1:
+                    lo.append(Affine.of(a.name) - c)
+                case -1:
+                    hi.append(c + Affine.of(a.name) + 1)
+                case _:
+                    inside.append(c)
+        body = For(a.name, tuple(lo), tuple(hi), If(tuple(inside), body) if inside else body)
+    return If(where, body) if where else body

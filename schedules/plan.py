@@ -124,7 +124,7 @@ def _epilogue(program: Program, name: str) -> str | None:
         return None
     reader = readers[0]
     d = definition_of(reader)
-    if d.reducer is not None or d.order is not None:
+    if d.reducer is not None or d.order:
         return None
     sites = [r for r in d.reads if r.source.name == name]
     if len({r.index for r in sites}) != 1:
@@ -156,11 +156,11 @@ def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, s
         d = definition_of(t)
         readers = program.consumers(t.name)
         place = None
-        if t.name not in outputs and t.name not in tiles and t.name not in follow and d.order is None and readers:
+        if t.name not in outputs and t.name not in tiles and t.name not in follow and not d.order and readers:
             place = _place(program, t, readers, root_of, shared, depth)
         if place is None or place.consumer in tiles:
             root_of[t.name] = t.name
-            axes = sorted(definition_of(t).axes, key=lambda a: a.name != d.order)
+            axes = d.loop_axes
             shared[t.name] = {a.name: a.name for a in axes}
             depth[t.name] = len(axes)
             continue
@@ -184,7 +184,7 @@ def _place(
     if len(roots) != 1:
         return None
     root = program[roots.pop()]
-    if definition_of(root).order is not None:
+    if definition_of(root).order:
         return None
     order = [a.name for a in definition_of(root).axes]
     common: dict[str, int] | None = None

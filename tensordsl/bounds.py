@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tensordsl import expr
 from tensordsl.affine import Affine, Interval, Quasi, interval
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr, Op, Read
+from tensordsl.expr import Expr, Read
 from tensordsl.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -33,15 +33,9 @@ def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
         seen.add((id(e), given))
         if isinstance(e, Read):
             found.append((e, given))
-        elif isinstance(e, Op) and e.name == "select":
-            known = expr.conditions(e.args[0])
-            go(e.args[0], given)
-            go(e.args[1], given + (known or ()))
-            # the negation of a single condition is affine as well
-            go(e.args[2], given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ()))
-        else:
-            for child in expr.children(e):
-                go(child, given)
+            return
+        for child, facts in expr.guarded_children(e, given):
+            go(child, facts)
 
     go(body, ())
     return found

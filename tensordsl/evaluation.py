@@ -17,10 +17,11 @@ import numpy as np
 
 from tensordsl.affine import Affine, Interval, Quasi, interval
 from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
+from tensordsl.causality import Group
 from tensordsl.contraction import contraction
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Op, Read
-from tensordsl.program import Group, Program
+from tensordsl.program import Program
 from tensordsl.reduction import Accumulator
 from tensordsl.tensor import Definition, Tensor
 
@@ -122,24 +123,33 @@ class Evaluator:
             self.cells[t.name] = Value(array.reshape(t.shape), error)
         with np.errstate(all="ignore"):
             for g in self.program.groups:
-                self._group(g)
+                self._allocate(g)
+                self._run(g, {})
         return self.cells
 
-    def _group(self, g: Group) -> None:
+    def _allocate(self, g: Group) -> None:
         for t in g.tensors:
             value = np.zeros(t.shape, numpy_type(t.dtype, self.precision))
             cyclic = self.rules is not None and g.order is not None
             self.cells[t.name] = Value(value, np.zeros(t.shape) if cyclic else None)
-        if g.order is None:
-            for t in g.tensors:
-                self._fill(t, tuple((0, n) for n in t.shape))
+
+    def _run(self, part: Tensor | Group, at: Mapping[str, int]) -> None:
+        """Compute a definition or a group.  at: the steps of the groups around it."""
+        if isinstance(part, Tensor):
+            axes = definition(part).axes
+            if all(at.get(a.name, 0) < a.extent for a in axes):
+                self._fill(part, tuple((at[a.name], at[a.name] + 1) if a.name in at else (0, a.extent) for a in axes))
             return
-        extents = [next(a.extent for a in definition(t).axes if a.name == definition(t).order) for t in g.tensors]
-        for step in range(max(extents)):
-            for t, extent in zip(g.tensors, extents):
-                if step < extent:
-                    d = definition(t)
-                    self._fill(t, tuple((step, step + 1) if a.name == d.order else (0, a.extent) for a in d.axes))
+        if part.order is None:
+            steps: Sequence[Mapping[str, int]] = [at]
+        else:
+            axis = part.order.axis
+            count = max(a.extent for t in part.tensors for a in definition(t).axes if a.name == axis)
+            numbers = range(count)[::-1] if part.order.descending else range(count)
+            steps = [{**at, axis: n} for n in numbers]
+        for step in steps:
+            for p in part.parts:
+                self._run(p, step)
 
     def _fill(self, t: Tensor, region: Box) -> None:
         """Compute the elements of a box of a tensor."""

@@ -7,7 +7,7 @@ structural equality.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Union
 
@@ -431,7 +431,7 @@ def substitute(e: Expr, env: Mapping[str, Affine], memo: dict[int, Expr] | None 
         elif isinstance(x, Index):
             affine = x.affine.substitute(env)
             if affine is not x.affine:
-                return replace(x, affine=affine)
+                return Index(affine)  # a reduction axis becomes an index like any other
         return None
 
     return transform(e, f, memo) if env else e
@@ -464,6 +464,49 @@ def conditions(e: Expr) -> tuple[Affine, ...] | None:
         "lt": (b - a - 1,),
         "eq": (a - b, b - a),
     }[e.name]
+
+
+def condition(facts: Iterable[Affine]) -> Expr:
+    """The conjunction of ``affine >= 0``."""
+    result: Expr | None = None
+    for fact in facts:
+        one = binary("ge", Index(fact), 0)
+        result = one if result is None else binary("and", result, one)
+    return constant(True) if result is None else result
+
+
+def guarded_children(e: Expr, given: tuple[Affine, ...]) -> list[tuple[Expr, tuple[Affine, ...]]]:
+    """The children of a node with what is known where they are needed: ``given`` and, inside a select by
+    affine conditions, those (each ``>= 0``)."""
+    if not (isinstance(e, Op) and e.name == "select"):
+        return [(c, given) for c in children(e)]
+    known = conditions(e.args[0])
+    holds = given + (known or ())
+    # the negation of a single condition is affine as well
+    fails = given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ())
+    return [(e.args[0], given), (e.args[1], holds), (e.args[2], fails)]
+
+
+def restricted(e: Reduce, given: Sequence[Affine]) -> Reduce:
+    """A reduction with terms only where some conditions (``>= 0``) hold, the identity elsewhere."""
+    return where(e, condition(given)) if given else e
+
+
+def where(e: Reduce, holds: Expr) -> Reduce:
+    """A reduction with terms only where a condition holds."""
+    return replace(e, body=select(holds, e.body, e.reducer.identity(e.dtype)))
+
+
+def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
+    """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
+    found: tuple[Affine, ...] = ()
+    while isinstance(body, Op) and body.name == "select":
+        known, other = conditions(body.args[0]), body.args[2]
+        neutral = isinstance(other, Const) and other.value == reducer.identity(body.dtype).value
+        if known is None or not neutral:
+            break
+        found, body = found + known, body.args[1]
+    return found
 
 
 def structure(e: Expr) -> Hashable:

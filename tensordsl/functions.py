@@ -132,12 +132,16 @@ def cast(x: Any, dtype: DTypeLike) -> Any:
 # ---------------------------------------------------------------- reductions
 
 
-def _reduce(name: str, value: Any, axis: Any, keepdims: bool) -> Any:
+def _reduce(name: str, value: Any, axis: Any, keepdims: bool, where: Any = None) -> Any:
     if isinstance(value, Tensor) and (value.ndim or not _is_reduce_axis(axis)):
         if _is_reduce_axis(axis):
             raise ProgramError(
                 f"{name}: axis of tensor {value.name} is a reduce_axis",
                 hint=f"use a dimension, td.{name}({value.name}, axis=0), or index the tensor",
+            )
+        if where is not None:
+            raise ProgramError(
+                f"{name}: where needs index notation", hint=f"td.{name}(td.select(condition, x, ...)) on tensors"
             )
         return array.reduce(name, value, axis, keepdims)
     if keepdims:
@@ -153,7 +157,8 @@ def _reduce(name: str, value: Any, axis: Any, keepdims: bool) -> Any:
     body = expr.expression(value)
     if body.dtype.kind == "b" and name in ("sum", "prod"):
         body = expr.cast(body, "int64")
-    return Reduce(REDUCERS[name], tuple(a.axis for a in axes), body, user_location())
+    reduction = Reduce(REDUCERS[name], tuple(a.axis for a in axes), body, user_location())
+    return reduction if where is None else expr.where(reduction, expr.expression(where))
 
 
 def _is_reduce_axis(axis: Any) -> bool:
@@ -164,25 +169,28 @@ def _is_reduce_axis(axis: Any) -> bool:
 @overload
 def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
 @overload
-def sum(x: Scalar, axis: ReduceAxes) -> Expr: ...
-def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The sum over axes; of conditions, their number."""
-    return _reduce("sum", x, axis, keepdims)
+def sum(x: Scalar, axis: ReduceAxes, *, where: Expr | None = None) -> Expr: ...
+def sum(x: Any, axis: Any = None, keepdims: bool = False, *, where: Any = None) -> Any:
+    """The sum over axes; of conditions, their number.
+
+    where: a condition on the indices; other terms do not count (an affine one shortens the loops).
+    """
+    return _reduce("sum", x, axis, keepdims, where)
 
 
 @overload
 def prod(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
 @overload
-def prod(x: Scalar, axis: ReduceAxes) -> Expr: ...
-def prod(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The product over axes."""
-    return _reduce("prod", x, axis, keepdims)
+def prod(x: Scalar, axis: ReduceAxes, *, where: Expr | None = None) -> Expr: ...
+def prod(x: Any, axis: Any = None, keepdims: bool = False, *, where: Any = None) -> Any:
+    """The product over axes.  where: as in `sum`."""
+    return _reduce("prod", x, axis, keepdims, where)
 
 
-def _extreme(name: str, values: tuple[Any, ...], axis: Any, keepdims: bool) -> Any:
+def _extreme(name: str, values: tuple[Any, ...], axis: Any, keepdims: bool, where: Any) -> Any:
     if len(values) == 1:
-        return _reduce(name, values[0], axis, keepdims)
-    if not values or axis is not None or keepdims:
+        return _reduce(name, values[0], axis, keepdims, where)
+    if not values or axis is not None or keepdims or where is not None:
         raise ProgramError(
             f"{name} takes one value to reduce over an axis, or several values to compare, "
             f"got {len(values)}{' and an axis' if axis is not None else ''}"
@@ -193,31 +201,31 @@ def _extreme(name: str, values: tuple[Any, ...], axis: Any, keepdims: bool) -> A
 @overload
 def max(x: Tensor, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
 @overload
-def max(x: Scalar, /, *, axis: ReduceAxes) -> Expr: ...
+def max(x: Scalar, /, *, axis: ReduceAxes, where: Expr | None = None) -> Expr: ...
 @overload
 def max(x: Tensor, y: Tensor | float, /, *more: Tensor | float) -> Tensor: ...
 @overload
 def max(x: float, y: Tensor, /, *more: Tensor | float) -> Tensor: ...
 @overload
 def max(x: Scalar, y: Scalar, /, *more: Scalar) -> Expr: ...
-def max(*values: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The largest value over axes, or of several values (nan where one is nan)."""
-    return _extreme("max", values, axis, keepdims)
+def max(*values: Any, axis: Any = None, keepdims: bool = False, where: Any = None) -> Any:
+    """The largest value over axes, or of several values (nan where one is nan).  where: as in `sum`."""
+    return _extreme("max", values, axis, keepdims, where)
 
 
 @overload
 def min(x: Tensor, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor: ...
 @overload
-def min(x: Scalar, /, *, axis: ReduceAxes) -> Expr: ...
+def min(x: Scalar, /, *, axis: ReduceAxes, where: Expr | None = None) -> Expr: ...
 @overload
 def min(x: Tensor, y: Tensor | float, /, *more: Tensor | float) -> Tensor: ...
 @overload
 def min(x: float, y: Tensor, /, *more: Tensor | float) -> Tensor: ...
 @overload
 def min(x: Scalar, y: Scalar, /, *more: Scalar) -> Expr: ...
-def min(*values: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The smallest value over axes, or of several values (nan where one is nan)."""
-    return _extreme("min", values, axis, keepdims)
+def min(*values: Any, axis: Any = None, keepdims: bool = False, where: Any = None) -> Any:
+    """The smallest value over axes, or of several values (nan where one is nan).  where: as in `sum`."""
+    return _extreme("min", values, axis, keepdims, where)
 
 
 def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:

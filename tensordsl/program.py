@@ -11,17 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tensordsl import causality, expr, hazards
+from tensordsl.causality import Group
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
 from tensordsl.tensor import Definition, Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Definitions computed together.  order: None (acyclic) or the axis that every cycle advances."""
-
-    tensors: tuple[Tensor, ...]
-    order: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -111,7 +104,7 @@ def definition_text(t: Tensor) -> str:
     body = str(d.body)
     if d.reducer:
         body = f"{d.reducer.name}({body}, over {', '.join(f'{a.name}:{a.extent}' for a in d.reduce_axes)})"
-    order = f"  in order of {d.order}" if d.order else ""
+    order = f"  in order of {', '.join(map(str, d.order))}" if d.order else ""
     return f"{t.dtype} {t.name}[{axes}] = {body}{order}"
 
 
@@ -193,62 +186,42 @@ def _group(tensors: list[Tensor]) -> Group:
     """A component of the graph of reads: one definition, or several with a causal order."""
     first = _definition(tensors[0])
     if len(tensors) == 1 and all(r.source is not tensors[0] for r in first.reads):
-        return Group((tensors[0],), first.order)
+        return Group((tensors[0],), first.order[0] if first.order else None)
     for t in tensors:
-        if _definition(t).order is None:
+        if not _definition(t).order:
             names = " -> ".join(m.name for m in (*tensors, tensors[0]))
             raise ProgramError(
                 f"the definitions of {names} need each other",
                 location=t.location,
                 hint="a recurrence names its causal axis: td.recurrence(..., order=...)",
             )
-    arranged = causality.arrange(tensors)
-    return Group(arranged, _definition(arranged[0]).order)
+    return causality.arrange(tensors)
 
 
 def _components(
     inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], waits: Mapping[int, Sequence[Tensor]]
 ) -> list[list[Tensor]]:
-    """Strongly connected components of the graph of reads, each after what it reads (R. Tarjan, 1972).
+    """Definitions that need each other, each component after what it reads.
 
     waits: further tensors that must come before the one of an id.
     """
     given = {id(t) for t in inputs}
-    number: dict[int, int] = {}
-    lowest: dict[int, int] = {}
-    stack: list[Tensor] = []
-    result: list[list[Tensor]] = []
 
-    def enter(t: Tensor, reader: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        if t.definition is None:
-            who = "the program" if reader is None else reader.name
-            raise ProgramError(
-                f"{who} reads {t.name}, which is neither defined nor an input",
-                location=t.location,
-                hint="add it to inputs=[...]",
-            )
-        number[id(t)] = lowest[id(t)] = len(number)
-        stack.append(t)
-        needed = [r.source for r in t.definition.reads if id(r.source) not in given]
-        return t, [*needed, *waits.get(id(t), ())][::-1]  # type: ignore[return-value]
+    def before(t: Tensor) -> list[Tensor]:
+        needed: list[Tensor] = [r.source for r in _definition(t).reads if id(r.source) not in given]  # type: ignore[misc]
+        for source in needed:
+            _require_defined(source, t.name)
+        return [*needed, *waits.get(id(t), ())]
 
-    for root in outputs:
-        calls = [enter(root, None)] if id(root) not in number else []
-        while calls:
-            t, rest = calls[-1]
-            if rest:
-                source = rest.pop()
-                if id(source) not in number:
-                    calls.append(enter(source, t))
-                elif any(source is s for s in stack):
-                    lowest[id(t)] = min(lowest[id(t)], number[id(source)])
-                continue
-            calls.pop()
-            if calls:
-                parent = calls[-1][0]
-                lowest[id(parent)] = min(lowest[id(parent)], lowest[id(t)])
-            if lowest[id(t)] == number[id(t)]:
-                at = next(i for i, s in enumerate(stack) if s is t)
-                result.append(stack[at:])
-                del stack[at:]
-    return result
+    for t in outputs:
+        _require_defined(t, "the program")
+    return causality.components(outputs, before)
+
+
+def _require_defined(t: Tensor, reader: str) -> None:
+    if t.definition is None:
+        raise ProgramError(
+            f"{reader} reads {t.name}, which is neither defined nor an input",
+            location=t.location,
+            hint="add it to inputs=[...]",
+        )

@@ -111,7 +111,7 @@ def _never_negative(e: Expr, depth: int) -> bool:
         d = getattr(e.source, "definition", None)
         if e.source.dtype.kind in "ub":
             return True
-        return d is not None and d.order is None and _never_negative(d.body, depth - 1)
+        return d is not None and not d.order and _never_negative(d.body, depth - 1)
     if not isinstance(e, Op):
         return False
     if e.name in ("abs", "exp", "exp2", "sqrt", "rsqrt"):

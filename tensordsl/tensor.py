@@ -32,21 +32,59 @@ Axes = Union[int, Sequence[int], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Causal:
+    """One level of a causal order: the axis along which computing advances, up or down."""
+
+    axis: str
+    descending: bool = False
+
+    @staticmethod
+    def of(text: str) -> Causal:
+        """``"t"``, or ``"-t"`` for descending."""
+        return Causal(text[1:], True) if text.startswith("-") else Causal(text)
+
+    def __str__(self) -> str:
+        return f"-{self.axis}" if self.descending else self.axis
+
+
+#: How a user writes an order: axes, the slowest first.
+OrderLike = Union[str, Sequence[str]]
+
+
+def causal_order(order: OrderLike | None) -> tuple[Causal, ...]:
+    """The levels of a written order."""
+    if order is None:
+        return ()
+    return tuple(Causal.of(o) for o in ((order,) if isinstance(order, str) else order))
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """What a tensor is: ``T[axes] = body``, or ``T[axes] = reducer over reduce_axes of body``.
 
-    order: the axis along which a recurrence runs (its reads of itself lie strictly before).
+    order: the axes along which a recurrence runs, the slowest first; what it reads of itself lies
+    strictly before in this (lexicographic) order.
     """
 
     axes: tuple[Axis, ...]
     body: Expr
     reducer: Reducer | None = None
     reduce_axes: tuple[Axis, ...] = ()
-    order: str | None = None
+    order: tuple[Causal, ...] = ()
 
     @property
     def reads(self) -> list[Read]:
         return expr.reads(self.body)
+
+    @property
+    def causal_axes(self) -> tuple[str, ...]:
+        return tuple(o.axis for o in self.order)
+
+    @property
+    def loop_axes(self) -> tuple[Axis, ...]:
+        """The axes in the order of the plain loops: the causal ones outermost."""
+        rank = {name: n for n, name in enumerate(self.causal_axes)}
+        return tuple(sorted(self.axes, key=lambda a: rank.get(a.name, len(rank))))
 
 
 @dataclass(eq=False, slots=True)
@@ -325,7 +363,11 @@ def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
 
 
 def compute(
-    shape: Extent | Sequence[Extent], fn: Callable[..., ExprLike], name: str | None = None, *, order: str | None = None
+    shape: Extent | Sequence[Extent],
+    fn: Callable[..., ExprLike],
+    name: str | None = None,
+    *,
+    order: OrderLike | None = None,
 ) -> Tensor:
     """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``.
 
@@ -337,14 +379,14 @@ def compute(
 
 
 def define(
-    axes: tuple[Axis, ...], body: Expr, name: str | None, *, order: str | None = None, label: str = "t"
+    axes: tuple[Axis, ...], body: Expr, name: str | None, *, order: OrderLike | None = None, label: str = "t"
 ) -> Tensor:
     """The tensor ``T[axes] = body``; reductions inside the body become tensors of their own.
 
     label: what to call it where no name is given; a Program may number it.
     """
     tensor = _declare(tuple(a.extent for a in axes), body.dtype, name, label)
-    _define(tensor, axes, body, order, [])
+    _define(tensor, axes, body, causal_order(order), [])
     return tensor
 
 
@@ -353,15 +395,16 @@ def recurrence(
     fn: Callable[..., ExprLike],
     name: str | None = None,
     *,
-    order: str,
+    order: OrderLike,
     dtype: DTypeLike = "float32",
 ) -> Tensor:
     """A tensor whose elements read earlier elements of itself: ``fn(T, i, j, ...)``.
 
-    order: the axis (a parameter of fn) along which every read of T lies strictly before.
+    order: the axis (a parameter of fn) along which every read of T lies strictly before; "-i" for an
+        axis that is computed from its end; several, the slowest first, for a lexicographic order.
     Raises ProgramError with a counterexample where one does not.
     """
-    return recurrences([shape], [fn], None if name is None else [name], order=order, dtype=dtype)[0]
+    return recurrences([shape], [fn], None if name is None else [name], order=[order], dtype=dtype)[0]
 
 
 def recurrences(
@@ -369,12 +412,14 @@ def recurrences(
     fns: Sequence[Callable[..., ExprLike]],
     names: Sequence[str] | None = None,
     *,
-    order: str,
+    order: OrderLike | Sequence[OrderLike],
     dtype: DTypeLike = "float32",
 ) -> tuple[Tensor, ...]:
     """Tensors that read each other: element ``(i, j, ...)`` of the n-th is ``fns[n](A, B, ..., i, j, ...)``.
 
-    order: an axis of each.  A read of another tensor may lie in the same step where no cycle results.
+    order: as of `recurrence`, for all of them, or a list with one for each.  A read of another tensor
+        may lie in the same step where no cycle results; where one does, the next axis of their orders
+        decides.
     Raises ProgramError with a counterexample where a value would be needed before it is computed.
     """
     count = len(fns)
@@ -384,23 +429,35 @@ def recurrences(
         _declare(sizes(s), dtypes.dtype(dtype), None if names is None else names[n], "t") for n, s in enumerate(shapes)
     ]
     members = list(tensors)
-    for tensor, fn in zip(tensors, fns):
+    for tensor, fn, levels in zip(tensors, fns, _orders(order, count)):
         axes = _axes(fn, tensor.shape, count)
-        if order not in [a.name for a in axes]:
-            raise ProgramError(f"recurrence: order={order!r} is not an axis", legal=[a.name for a in axes])
+        for n, level in enumerate(levels):
+            if level.axis not in [a.name for a in axes] or level.axis in [o.axis for o in levels[:n]]:
+                raise ProgramError(f"recurrence: order={str(level)!r} is not an axis", legal=[a.name for a in axes])
         body = expr.expression(fn(*tensors, *[Index(Affine.of(a.name)) for a in axes]))
-        _define(tensor, axes, expr.cast(body, tensor.dtype), order, members)
+        _define(tensor, axes, expr.cast(body, tensor.dtype), levels, members)
     from tensordsl import causality
 
     causality.arrange(members)
     return tuple(tensors)
 
 
+def _orders(order: OrderLike | Sequence[OrderLike], count: int) -> list[tuple[Causal, ...]]:
+    """The order of each function.  A list has one for each, a string or a tuple is that of all."""
+    if isinstance(order, list):
+        if len(order) != count:
+            raise ProgramError(f"recurrences: {count} functions, {len(order)} orders")
+        return [causal_order(o) for o in order]
+    return [causal_order(order)] * count  # type: ignore[arg-type]
+
+
 def _declare(shape: tuple[int, ...], dtype: DType, name: str | None, label: str) -> Tensor:
     return Tensor(name or label, shape, dtype, None, name is not None, user_location())
 
 
-def _define(tensor: Tensor, axes: tuple[Axis, ...], body: Expr, order: str | None, members: list[Tensor]) -> None:
+def _define(
+    tensor: Tensor, axes: tuple[Axis, ...], body: Expr, order: tuple[Causal, ...], members: list[Tensor]
+) -> None:
     """Set and check the definition of a tensor.
 
     members: the tensors of a recurrence in the making; hoisted ones that read them are added.
@@ -421,31 +478,39 @@ def _define(tensor: Tensor, axes: tuple[Axis, ...], body: Expr, order: str | Non
     check_definition(tensor)
 
 
-def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: str | None, members: list[Tensor]) -> Expr:
-    """Each reduction in an expression as a read of a tensor over just the axes it uses."""
-    memo: dict[int, Expr] = {}
+def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
+    """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
-    def go(e: Expr) -> Expr:
-        if id(e) not in memo:
-            memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else rebuilt(e)
-        return memo[id(e)]
+    A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:
+    they may be what makes the recurrence well founded.
+    """
+    memo: dict[tuple[int, tuple[Affine, ...]], Expr] = {}
 
-    def rebuilt(e: Expr) -> Expr:
-        args = tuple(go(a) for a in expr.children(e))
+    def go(e: Expr, given: tuple[Affine, ...]) -> Expr:
+        key = (id(e), given)
+        if key not in memo:
+            memo[key] = hoisted(e, given) if isinstance(e, Reduce) else rebuilt(e, given)
+        return memo[key]
+
+    def rebuilt(e: Expr, given: tuple[Affine, ...]) -> Expr:
+        args = tuple(go(a, facts) for a, facts in expr.guarded_children(e, given))
         same = all(a is b for a, b in zip(args, expr.children(e)))
         return e if same else replace(e, args=args)  # type: ignore[type-var]
 
-    def hoisted(e: Reduce) -> Expr:
-        used = expr.free_names(e)
+    def hoisted(e: Reduce, given: tuple[Affine, ...]) -> Expr:
         cyclic = any(r.source is m for r in expr.reads(e) for m in members)
-        kept = tuple(a for a in scope if a.name in used or (cyclic and a.name == order))
+        used = expr.free_names(e)
+        if cyclic:
+            e = expr.restricted(e, given)
+            used |= {o.axis for o in order}.union(*(c.names() for c in given))
+        kept = tuple(a for a in scope if a.name in used)
         inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_{e.reducer.name}")
         if cyclic:
             members.append(inner)
-        _define(inner, kept, e, order if cyclic else None, members)
+        _define(inner, kept, e, order if cyclic else (), members)
         return Read(inner, tuple(Affine.of(a.name) for a in kept), e.location)
 
-    return go(body)
+    return go(body, ())
 
 
 def _axes(fn: Callable[..., Any], shape: tuple[int, ...], skip: int) -> tuple[Axis, ...]:

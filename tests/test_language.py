@@ -85,7 +85,7 @@ def test_mutual_recurrences() -> None:
     )
     p = Program([x], [position, speed])
     assert [[t.name for t in g.tensors] for g in p.groups] == [["speed", "position"]]
-    assert p.groups[0].order == "t"
+    assert str(p.groups[0].order) == "t"
     data = np.random.default_rng(0).standard_normal((6, 3))
     at, v = np.zeros((6, 3)), np.zeros((6, 3))
     for t in range(6):

@@ -8,6 +8,7 @@ element at each single point.  Only for small sizes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -27,9 +28,22 @@ from tensordsl.schedules.loopnest import (
 
 from tensordsl import expr
 from tensordsl.affine import Affine
-from tensordsl.expr import Const, Expr, Index, Op, Read
+from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer, conditions
 
 Env = dict[str, int]
+
+
+def neutral(term: Expr, reducer: Reducer, at: Mapping[str, int]) -> bool:
+    """Is the term of a reduction at a point its identity, by the conditions on the indices alone?"""
+    while isinstance(term, Op) and term.name == "select":
+        facts = conditions(term.args[0])
+        other = term.args[2]
+        if facts is None or not isinstance(other, Const) or other.value != reducer.identity(other.dtype).value:
+            return False
+        if any(f.evaluate(at) < 0 for f in facts):
+            return True
+        term = term.args[1]
+    return False
 
 
 class Wrong(Exception):
@@ -147,8 +161,11 @@ class _Run:
         if state[0] == "accumulator":
             d = self.tensors[tensor].definition
             assert d is not None
-            if set(state[3]) != set(product(*(range(a.extent) for a in d.reduce_axes))):
-                raise Wrong("incomplete")
+            at = dict(zip((a.name for a in d.axes), index))
+            for point in product(*(range(a.extent) for a in d.reduce_axes)):
+                at.update(zip((a.name for a in d.reduce_axes), point))
+                if point not in state[3] and not neutral(d.body, d.reducer, at):
+                    raise Wrong("incomplete")
 
     def accumulator(self, state: Any, tensor: str, index: tuple[int, ...]) -> Counter[tuple[int, ...]]:
         if state is None or state[0] != "accumulator" or state[1:3] != (tensor, index):

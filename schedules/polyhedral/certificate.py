@@ -97,7 +97,8 @@ def structure(program: Program) -> Hashable:
         axes = d.axes + d.reduce_axes
         env = {a.name: Affine.of(f"a{n}") for n, a in enumerate(axes)}
         body = expr.transform(expr.substitute(d.body, env), lambda e: _renamed(e, names))
-        causal = next((n for n, a in enumerate(axes) if a.name == d.order), None)
+        number = {a.name: n for n, a in enumerate(axes)}
+        causal = tuple([(number[o.axis], o.descending) for o in d.order])
         sizes = tuple([a.extent for a in axes])
         reducer = d.reducer.name if d.reducer else None
         rows.append((sizes, len(d.axes), reducer, causal, t.dtype.name, expr.structure(body)))

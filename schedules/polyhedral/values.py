@@ -39,6 +39,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
     zero,
 )  # fmt: skip
 
+from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.program import Program
 from tensordsl.tensor import Definition
@@ -222,7 +223,9 @@ class _Scope:
             return
         names = tuple([f"{x.name}'" for x in definition.reduce_axes])
         dims = (*a.dims, *names)
-        points = where(box(names, [x.extent for x in definition.reduce_axes]), dims)
+        env = dict(zip([x.name for x in (*definition.axes, *definition.reduce_axes)], (*a.index, *named(names))))
+        counted = tuple([c.substitute(env) for c in expr.terms_where(definition.body, definition.reducer)])
+        points = where((*box(names, [x.extent for x in definition.reduce_axes]), *counted), dims)
         domain = todo.add_dims(isl.dim_type.set, len(names)).intersect(points)
         self.last(replace(a, dims=dims, domain=domain, points=named(names)), inits, self.mine(a), "point", _incomplete)
 

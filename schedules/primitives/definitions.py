@@ -30,7 +30,7 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     tensor = defined(s, stage)
     d = tensor.definition
     assert d is not None
-    if d.reducer is not None or d.order is not None:
+    if d.reducer is not None or d.order:
         raise ScheduleError(f"{stage} is a {'reduction' if d.reducer else 'recurrence'}", hint="compute_at it instead")
     if any(t.name == stage for t in s.program.outputs):
         raise ScheduleError(f"{stage} is an output: the caller needs its values")
@@ -146,7 +146,7 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
 def steady_divisor(t: Tensor) -> Expr | None:
     """The first divisor of a pointwise definition that reads data but not along its last axis."""
     d = t.definition
-    if d is None or d.reducer is not None or d.order is not None or len(d.axes) < 1 or not t.dtype.is_float:
+    if d is None or d.reducer is not None or d.order or len(d.axes) < 1 or not t.dtype.is_float:
         return None
     last = d.axes[-1].name
     for e in expr.walk(d.body):

@@ -200,10 +200,10 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         if spans is None:
             return x
         placed.append(x)
-        order = tensor.definition.order if tensor.definition else None
-        if order is not None:  # a recurrence needs all its earlier elements
-            k = axes.index(order)
-            spans[k] = Span(Affine(), tensor.shape[k])
+        assert tensor.definition is not None
+        for k, name in enumerate(axes):
+            if name in tensor.definition.causal_axes:  # a recurrence needs all its earlier elements
+                spans[k] = Span(Affine(), tensor.shape[k])
         c = context((*path, x))
         taken = {p.var for p in path if isinstance(p, For)} | {x.var} | variables(x.body)
         names = {a: a if a not in taken else fresh(f"{stage}.{a}", taken) for a in axes}
@@ -221,7 +221,7 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         new = Buffer(stage, shape, old.dtype, local_scope(size, old.dtype.bytes))  # type: ignore[arg-type]
         bases = [sp.base for sp in spans]
         inner = _rebase(inner, old, new, bases)
-        arranged = sorted(range(len(axes)), key=lambda d: axes[d] != order)
+        arranged = [axes.index(a.name) for a in tensor.definition.loop_axes]
         nest = box_loops(
             [spans[d] for d in arranged],
             [names[axes[d]] for d in arranged],

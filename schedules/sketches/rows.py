@@ -48,7 +48,7 @@ def apply_pointwise(s: Schedule, stage: str, target: Target) -> Schedule:
         return s
     axis = d.axes[-1].name
     own = own_loops(s.nest, stage)
-    if not {axis, f"{stage}.{axis}"} & set(own) or d.axes[-1].extent < 2 or axis == d.order:
+    if not {axis, f"{stage}.{axis}"} & set(own) or d.axes[-1].extent < 2 or axis in d.causal_axes:
         return s
     buffer = buffers(s.nest).get(stage)  # None: it lives in the memory of an input
     if buffer is not None and buffer.scope == "register":
