@@ -69,7 +69,7 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         if t.name not in cyclic and steady_divisor(t) is not None:
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, f"{t.name}_inv")
-    tiles = {t.name: tile for t in program.tensors if (tile := _tile(t)) is not None}
+    tiles = {t.name: x for t in program.tensors if t.name not in cyclic and (x := _tile(t)) is not None}
     partial = {}
     for t in program.tensors:
         axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)

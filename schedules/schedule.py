@@ -25,7 +25,18 @@ from tensordsl.program import Program
 
 #: name -> the primitive, filled by the decorator when the families are imported
 PRIMITIVES: dict[str, Callable[..., Schedule]] = {}
-FAMILIES = ("loops", "kinds", "placement", "caches", "definitions", "storage", "hints", "pipeline", "decompose")
+FAMILIES = (
+    "loops",
+    "partition",
+    "kinds",
+    "placement",
+    "caches",
+    "definitions",
+    "storage",
+    "hints",
+    "pipeline",
+    "decompose",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -484,25 +484,26 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
     A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:
     they may be what makes the recurrence well founded.
     """
-    memo: dict[tuple[int, tuple[Affine, ...]], Expr] = {}
+    memo: dict[int, Expr] = {}
+    given = _known_at(body)
 
-    def go(e: Expr, given: tuple[Affine, ...]) -> Expr:
-        key = (id(e), given)
-        if key not in memo:
-            memo[key] = hoisted(e, given) if isinstance(e, Reduce) else rebuilt(e, given)
-        return memo[key]
+    def go(e: Expr) -> Expr:
+        if id(e) not in memo:
+            memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else rebuilt(e)
+        return memo[id(e)]
 
-    def rebuilt(e: Expr, given: tuple[Affine, ...]) -> Expr:
-        args = tuple(go(a, facts) for a, facts in expr.guarded_children(e, given))
+    def rebuilt(e: Expr) -> Expr:
+        args = tuple(go(a) for a in expr.children(e))
         same = all(a is b for a, b in zip(args, expr.children(e)))
         return e if same else replace(e, args=args)  # type: ignore[type-var]
 
-    def hoisted(e: Reduce, given: tuple[Affine, ...]) -> Expr:
+    def hoisted(e: Reduce) -> Expr:
         cyclic = any(r.source is m for r in expr.reads(e) for m in members)
         used = expr.free_names(e)
         if cyclic:
-            e = expr.restricted(e, given)
-            used |= {o.axis for o in order}.union(*(c.names() for c in given))
+            facts = given[id(e)]
+            e = expr.restricted(e, facts)
+            used |= {o.axis for o in order}.union(*(c.names() for c in facts))
         kept = tuple(a for a in scope if a.name in used)
         inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_{e.reducer.name}")
         if cyclic:
@@ -510,7 +511,35 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
         _define(inner, kept, e, order if cyclic else (), members)
         return Read(inner, tuple(Affine.of(a.name) for a in kept), e.location)
 
-    return go(body, ())
+    return go(body)
+
+
+def _known_at(body: Expr) -> dict[int, tuple[Affine, ...]]:
+    """For each reduction in an expression, the affine conditions (``>= 0``) that hold wherever it is needed."""
+    found: dict[int, tuple[Affine, ...]] = {}
+    seen: set[tuple[int, tuple[Affine, ...]]] = set()
+
+    def go(e: Expr, given: tuple[Affine, ...]) -> None:
+        if (id(e), given) in seen:
+            return
+        seen.add((id(e), given))
+        if isinstance(e, Reduce):
+            found[id(e)] = _common_facts(found[id(e)], given) if id(e) in found else given
+            return
+        for child, facts in expr.guarded_children(e, given):
+            go(child, facts)
+
+    go(body, ())
+    return found
+
+
+def _common_facts(a: tuple[Affine, ...], b: tuple[Affine, ...]) -> tuple[Affine, ...]:
+    """What each of two sets of conditions says, up to the constant."""
+
+    def said(c: Affine, facts: tuple[Affine, ...]) -> bool:
+        return any((c - f).is_constant and (c - f).const >= 0 for f in facts)
+
+    return tuple(dict.fromkeys([*(c for c in a if said(c, b)), *(c for c in b if said(c, a))]))
 
 
 def _axes(fn: Callable[..., Any], shape: tuple[int, ...], skip: int) -> tuple[Axis, ...]:

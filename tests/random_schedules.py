@@ -184,6 +184,24 @@ def _specialize(r: Steps, s: Schedule) -> Drawn:
     return (stage, [*loops, "none"][k], f"{around} {r.rng.choice(('>=', '<', '=='))} {r.rng.randint(0, 3)}"), {}
 
 
+def _partition(r: Steps, s: Schedule) -> Drawn:
+    stage, loops = r.band(s)
+    k = r.rng.randrange(len(loops)) if loops else 0
+    outer = r.rng.choice(["", *loops[:k]])
+    return (stage, [*loops, "none"][k], f"{outer} + {r.rng.randint(0, 3)}" if outer else str(r.rng.randint(0, 9))), {}
+
+
+def _store_at(r: Steps, s: Schedule) -> Drawn:
+    name = r.local(s)
+    used = [
+        f.var
+        for x, path in stores(s.nest.body)
+        for f in path
+        if isinstance(f, For) and (x.buffer.name == name or any(e.source.name == name for e in expr.reads(x.value)))
+    ]
+    return (name, r.rng.choice(used or ["none"])), {}
+
+
 def _compute_inline(r: Steps, s: Schedule) -> Drawn:
     outputs = {t.name for t in s.program.outputs}
     return (r.defined(s, lambda t: definition(t).reducer is None and t.name not in outputs),), {}
@@ -218,6 +236,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "peel": lambda r, s: ((*r.stage_and_loop(s), r.rng.choice(("first", "last", "tail"))), {}),
     "separate": _plain,
     "specialize": _specialize,
+    "partition": _partition,
     "distribute": _plain,
     "decompose_reduction": _plain,
     "jam": _jam,
@@ -234,6 +253,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "rfactor": _rfactor,
     "reciprocal": lambda r, s: ((r.stage(s),), {}),
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
+    "store_at": _store_at,
     "storage_align": lambda r, s: ((r.local(s), r.rng.choice((8, 16, 17, 40))), {}),
     "fold": lambda r, s: ((r.local(s), r.rng.randrange(2), r.rng.choice((1, 2, 3, 4))), {}),
     "outline": _plain,
@@ -248,7 +268,18 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
     ("compute_at", "reverse_compute_at", "split", "tile", "reorder"),
     ("split", "tile", "reorder", "fuse", "skew", "jam", "cache_write"),
     ("cache_read", "cache_read", "cache_write", "pack", "slide", "slide", "reverse_compute_at"),
-    ("peel", "separate", "specialize", "distribute", "decompose_reduction", "fold", "set_scope", "storage_align"),
+    (
+        "peel",
+        "separate",
+        "specialize",
+        "partition",
+        "distribute",
+        "decompose_reduction",
+        "fold",
+        "store_at",
+        "set_scope",
+        "storage_align",
+    ),
     ("vectorize", "vectorize", "parallel", "unroll", "outline", "prefetch", "store_nt", "annotate"),
 )
 

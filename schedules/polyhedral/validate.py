@@ -47,3 +47,14 @@ def validate(nest: LoopNest, *, limit: int = LIMIT, exact: bool = False) -> None
     violation = find_violation(nest, limit=limit, exact=exact)
     if violation is not None:
         raise refusal(nest, violation)
+
+
+def keeps(nest: LoopNest, buffer: str, *, limit: int = LIMIT) -> bool:
+    """Does every read of one buffer find the element it needs?  (Part of what `find_violation` asks.)"""
+    try:
+        with operations(limit):
+            found = extract(nest)
+            check_values(nest.program, [e for e in found.events if e.place.buffer.name == buffer])
+    except (Refuted, Undecided):
+        return False
+    return True

@@ -523,7 +523,7 @@ def _slide(s: Schedule, x: For, alloc: Alloc, path: Path, label: str) -> tuple[A
     size = 1
     for e in shape:
         size *= e
-    kept = Buffer(label, shape, c.dtype, "register" if in_registers else local_scope(size, c.dtype.bytes))  # type: ignore[arg-type]
+    kept = Buffer(label, shape, c.dtype, "register" if in_registers else local_scope(size, c.dtype.bytes))
     where = tuple(Affine.of(f.var) for f in between)
     element = {CELL[k]: Affine.of(CELL[k + len(between)]) for k in range(rank)} | {
         f.var: Affine.of(CELL[k]) for k, f in enumerate(between)

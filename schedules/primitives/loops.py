@@ -449,7 +449,7 @@ def _has_tail(x: For, c: Context) -> bool:
     return go(x.body, ())
 
 
-def _renamed(x: Stmt, suffix: str | None) -> Stmt:
+def renamed(x: Stmt, suffix: str | None) -> Stmt:
     """The statement with a suffix on the names of its loops, so that later steps can name this copy."""
     if not suffix:
         return x
@@ -482,7 +482,7 @@ def separate(s: Schedule, stage: str, loop: str, suffix: str | None = None) -> S
             raise ScheduleError(f'no two bounds of "{x.var}" have a constant distance')
         lo, hi = pairs[0]
         slack = tuple(lo - a for a in x.lo if a is not lo) + tuple(b - hi for b in x.hi if b is not hi)
-        return If(slack, _renamed(replace(x, lo=(lo,), hi=(hi,)), suffix), x) if slack else x
+        return If(slack, renamed(replace(x, lo=(lo,), hi=(hi,)), suffix), x) if slack else x
 
     return s.with_nest(edit(s.nest.body, targets, go))
 
@@ -509,14 +509,13 @@ def specialize(s: Schedule, stage: str, loop: str, *conditions: str, suffix: str
                 raise ScheduleError(
                     f'the condition {g} >= 0 uses {n!r}, which is no loop around "{loop}"', legal=sorted(known)
                 )
-    return s.with_nest(edit(s.nest.body, targets, lambda x: If(limits, _renamed(x, suffix), x)))
+    return s.with_nest(edit(s.nest.body, targets, lambda x: If(limits, renamed(x, suffix), x)))
 
 
 _TOKEN = re.compile(r"\s*(>=|<=|==|[<>+*-]|\d+|[A-Za-z_@][\w.']*)")
 
 
-def parse_condition(text: str) -> tuple[Affine, ...]:
-    """``"8*i.o - t >= 1"`` as affine expressions that are >= 0 where it holds."""
+def _tokens(text: str) -> list[str]:
     tokens, at = [], 0
     while at < len(text.rstrip()):
         m = _TOKEN.match(text, at)
@@ -524,6 +523,12 @@ def parse_condition(text: str) -> tuple[Affine, ...]:
             raise ScheduleError(f"cannot read the condition {text!r} at column {at + 1}")
         tokens.append(m.group(1))
         at = m.end()
+    return tokens
+
+
+def parse_condition(text: str) -> tuple[Affine, ...]:
+    """``"8*i.o - t >= 1"`` as affine expressions that are >= 0 where it holds."""
+    tokens = _tokens(text)
     relations = [k for k, t in enumerate(tokens) if t in (">=", "<=", "<", ">", "==")]
     if len(relations) != 1:
         raise ScheduleError(f"the condition {text!r} needs one of >= <= > < ==")
@@ -531,6 +536,11 @@ def parse_condition(text: str) -> tuple[Affine, ...]:
     return {">=": (a - b,), "<=": (b - a,), ">": (a - b - 1,), "<": (b - a - 1,), "==": (a - b, b - a)}[
         tokens[relations[0]]
     ]
+
+
+def parse_affine(text: str) -> Affine:
+    """``"2*i + 1"`` as an affine expression."""
+    return _parse_sum(_tokens(text), text)
 
 
 def _parse_sum(tokens: list[str], text: str) -> Affine:

@@ -17,6 +17,7 @@ from tensordsl.schedules.loopnest import (
     Buffer,
     For,
     If,
+    Scope,
     Seq,
     Stmt,
     Store,
@@ -94,7 +95,7 @@ def without_alloc(body: Stmt, name: str) -> Stmt:
     return rewrite(body, lambda x: x.body if isinstance(x, Alloc) and x.buffer.name == name else None)
 
 
-def local_scope(elements: int, element_bytes: int) -> str:
+def local_scope(elements: int, element_bytes: int) -> Scope:
     return "stack" if elements * element_bytes <= STACK_LIMIT else "workspace"
 
 
@@ -218,9 +219,9 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         size = 1
         for width in shape:
             size *= width
-        new = Buffer(stage, shape, old.dtype, local_scope(size, old.dtype.bytes))  # type: ignore[arg-type]
+        new = Buffer(stage, shape, old.dtype, local_scope(size, old.dtype.bytes))
         bases = [sp.base for sp in spans]
-        inner = _rebase(inner, old, new, bases)
+        inner = rebase(inner, old, new, bases)
         arranged = [axes.index(a.name) for a in tensor.definition.loop_axes]
         nest = box_loops(
             [spans[d] for d in arranged],
@@ -232,7 +233,7 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         element = tuple(b + Affine.of(CELL[d]) for d, b in enumerate(bases))
 
         def wrap(tail: Stmt) -> Stmt:
-            return Alloc(new, seq(nest, _rebase(tail, old, new, bases)), stage, element)
+            return Alloc(new, seq(nest, rebase(tail, old, new, bases)), stage, element)
 
         return replace(x, body=insert_before_reader(x.body, stage, wrap))
 
@@ -280,7 +281,7 @@ def _strip_loops(plain: Stmt, axes: Sequence[str]) -> Stmt:
     return plain
 
 
-def _rebase(body: Stmt, old: Buffer, new: Buffer, bases: Sequence[Affine]) -> Stmt:
+def rebase(body: Stmt, old: Buffer, new: Buffer, bases: Sequence[Affine]) -> Stmt:
     """Accesses to ``old`` as accesses to ``new``, whose cell 0 is the element at ``bases``."""
 
     def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Stmt, Store, buffers, map_values, rewrite
+from tensordsl.schedules.locate import Path, element_of
+from tensordsl.schedules.loopnest import (
+    CELL,
+    Alloc,
+    Buffer,
+    For,
+    LoopNest,
+    Stmt,
+    Store,
+    buffers,
+    children,
+    map_values,
+    rewrite,
+    stores,
+    walk,
+    with_children,
+)  # fmt: skip
 from tensordsl.schedules.primitives.caches import SCOPES
+from tensordsl.schedules.primitives.placement import local_scope, rebase
+from tensordsl.schedules.regions import NoBox, Span, span, union
 from tensordsl.schedules.schedule import Schedule, primitive
+from tensordsl.schedules.simplify import context
 
+from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Expr, Read
+from tensordsl.expr import Expr, Read, reads
 
 
 def replace_buffer(s: Schedule, name: str, change: dict[str, object]) -> Schedule:
@@ -61,6 +82,73 @@ def set_scope(s: Schedule, buffer: str, scope: str) -> Schedule:
     if scope not in SCOPES:
         raise ScheduleError(f"scope={scope!r}", legal=SCOPES)
     return replace_buffer(s, buffer, {"scope": scope})
+
+
+@primitive
+def store_at(s: Schedule, buffer: str, loop: str) -> Schedule:
+    """Give a buffer memory inside a loop, only for what one iteration keeps in it.
+
+    Requires: nothing outside the loop uses the buffer; one iteration uses a box of constant size.
+    Rewrite: ``alloc c[n][m]; for v: (c[v][..] = ..; ..c[v][..])``  ->  ``for v: alloc c[1][m]; ..``
+    Raises: ScheduleError for an unknown loop, a use outside it, or a region without a constant size.
+    """
+    _local(s, buffer)
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        if isinstance(x, Alloc) and x.buffer.name == buffer:
+            return _moved(x, path, loop)
+        return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
+
+    return s.with_nest(go(s.nest.body, ()))
+
+
+def _moved(alloc: Alloc, around: Path, loop: str) -> Stmt:
+    """The body of an allocation with one in each loop of that name instead."""
+    old, targets = alloc.buffer, set[int]()
+    for x, path in walk(alloc.body):
+        if old.name in _touched(x):
+            loops = [f for f in path if isinstance(f, For)]
+            target = next((f for f in loops if f.var == loop), None)
+            if target is None:
+                legal = [f.var for f in loops]
+                raise ScheduleError(f'{x} uses {old.name} outside a loop "{loop}" of its memory', legal=legal)
+            targets.add(id(target))
+
+    def go(x: Stmt, path: Path) -> Stmt:
+        if id(x) not in targets:
+            return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
+        assert isinstance(x, For)
+        spans = _spans(x, path, old.name)
+        shape = tuple(sp.extent for sp in spans)
+        scope = local_scope(math.prod(shape), old.dtype.bytes)
+        new = replace(old, shape=shape, scope=scope, pitch=0, fold=(), banks=())
+        bases = [sp.base for sp in spans]
+        held = element_of(old, tuple(b + Affine.of(CELL[d]) for d, b in enumerate(bases)), (alloc,))
+        return replace(x, body=Alloc(new, rebase(x.body, old, new, bases), held.tensor, held.index))
+
+    return go(alloc.body, (*around, alloc))
+
+
+def _touched(x: Stmt) -> set[str]:
+    return {x.buffer.name, *(r.source.name for r in reads(x.value))} if isinstance(x, Store) else set()
+
+
+def _spans(x: For, path: Path, buffer: str) -> list[Span]:
+    """Per dimension what one iteration of a loop touches of a buffer."""
+    c = context((*path, x))
+    found = []
+    for st, inside in stores(x):
+        loops = [f for f in inside if isinstance(f, For) and f is not x]
+        accesses = [st.index] if st.buffer.name == buffer else []
+        accesses += [r.index for r in reads(st.value) if r.source.name == buffer]
+        try:
+            found += [[span(i, loops) for i in index] for index in accesses]
+        except NoBox as e:
+            raise ScheduleError(f"what one iteration of {x.var} keeps in {buffer} is no box: {e}") from None
+    try:
+        return [union([f[d] for f in found], c) for d in range(len(found[0]))]
+    except NoBox as e:
+        raise ScheduleError(f"what one iteration of {x.var} keeps in {buffer} is no box: {e}") from None
 
 
 @primitive

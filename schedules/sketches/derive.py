@@ -17,6 +17,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 
 from tensordsl.program import Program
@@ -97,10 +98,16 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(stage))
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
+    cyclic = [g for g in s.program.groups if g.order is not None]
+    for group in cyclic:
+        s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+    arranged = {t.name for g in cyclic for t in g.tensors}
     followers = set(plan.epilogues.values())
     first, second = {partial_name(x) for x in plan.partial}, {lanes_name(x) for x in plan.partial}
     for t in s.program.tensors:
         stage = t.name
+        if stage in arranged:
+            continue
         if stage in plan.tiles:
             s = _tile(s, stage, plan, p, target)
         elif stage in first or stage in second:
