@@ -81,11 +81,13 @@ def prefetch(
             if stage_of(st, path) != stage:
                 continue
             inner = [f for f in path if isinstance(f, For) and f is not x]
-            env = {f.var: f.lo[0] for f in inner}
-            env[moved] = Affine.of(moved) + ahead
+            first: dict[str, Affine] = {}
+            for f in inner:  # a loop may start where one around it says
+                first[f.var] = f.lo[0].substitute(first)
+            ahead_of = {moved: Affine.of(moved) + ahead}
             for r in reads(st.value):
                 if r.source.name == source and isinstance(r.source, Buffer):
-                    index = [i.substitute(env) for i in r.index]
+                    index = [i.substitute(first).substitute(ahead_of) for i in r.index]
                     hint: Stmt = Prefetch(r.source, tuple(index), locality)
                     if spread is not None:
                         turn = Affine.of(_around(spread, around))
