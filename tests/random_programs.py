@@ -140,6 +140,7 @@ class Generator:
         rest = max(1, self.most // max(1, math.prod(a.extent for a in axes)))
         reduced = self.axes(rest, "krs", 1)
         points = math.prod(a.extent for a in reduced)
+        reducer = reducer if points else "sum"  # an empty maximum is infinite
         for _ in range(20):
             e, bound = self.value(axes + reduced, factors, product=factors > 1)
             total = bound

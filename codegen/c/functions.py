@@ -237,7 +237,7 @@ def workspace(w: Writer, b: Buffer, body: Callable[[], None]) -> None:
     w.workspace += size
     w.workspace_bytes = max(w.workspace_bytes, w.workspace)
     base = "slot" if w.parallel else "workspace"
-    place = f"{base} + {at}" if at else base
+    place = (f"{base} + {at}" if at else base) if size else "0"  # no cells: perhaps there is no workspace at all
     c = b.dtype.c_name
     w.line(f"{c} *const {w.names[b.name]} = ({c} *)({place});")
     body()

@@ -90,6 +90,8 @@ def prefetch(
                     index = [i.substitute(first).substitute(ahead_of) for i in r.index]
                     hint: Stmt = Prefetch(r.source, tuple(index), locality)
                     if spread is not None:
+                        if not index:
+                            raise ScheduleError(f"{source} is one element: there is nothing to spread")
                         turn = Affine.of(_around(spread, around))
                         index[-1] = index[-1] + turn * width
                         hint = Prefetch(r.source, tuple(index), locality)
