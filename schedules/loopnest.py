@@ -7,7 +7,7 @@ elements of the program it computes (`Instance`), so that the nest can be proven
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,7 +25,7 @@ Kind = Literal["serial", "unroll", "vector", "parallel", "block", "thread"]
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Physical storage.
+    """Physical storage; names are unique along a path of allocations.
 
     pitch: padded extent of the last dimension (0: none).
     fold: per dimension, the modulus its index is taken by (0: none), () for no fold at all.
@@ -70,6 +70,24 @@ class Buffer:
 
     def at(self, *index: AffineLike) -> Read:
         return Read(self, affines(index))
+
+    def fault(self, banks: Sequence[Buffer | None] = ()) -> str | None:
+        """Why cells would share memory or have none, or None.  banks: the buffers of that name, where known."""
+        if len(self.fold) > len(self.shape) or any(f < 0 for f in self.fold) or any(e < 0 for e in self.shape):
+            return f"{self} has a fold or an extent that is no size of a dimension"
+        if self.pitch and (not self.shape or self.pitch < self.extents()[-1]):
+            return f"the pitch {self.pitch} of {self.name} is less than the elements of a row"
+        if not self.banks:
+            return None
+        if not self.fold or self.fold[0] != len(self.banks) or len(set(self.banks)) != len(self.banks):
+            return f"dimension 0 of {self} must be folded by the number of its banks, {len(self.banks)}"
+        for name, bank in zip(self.banks, banks):
+            if bank is None:
+                return f"bank {name!r} of {self.name} is no buffer around it"
+            layout = bank.extents(), bank.strides(), bank.dtype
+            if layout != (self.extents()[1:], self.strides()[1:], self.dtype) or bank.banks or bank.scope == "register":
+                return f"bank {bank} does not have the layout of a slice of {self}"
+        return None
 
     def __str__(self) -> str:
         notes: list[str] = [self.scope]

@@ -12,6 +12,7 @@ from tensordsl.schedules.loopnest import (
     If,
     Kind,
     LoopNest,
+    Prefetch,
     Seq,
     Stmt,
     Store,
@@ -301,7 +302,7 @@ def relinked(body: Stmt, old: Buffer, new: Buffer) -> Stmt:
         if isinstance(x, Store):
             return replace(x, value=expr.transform(x.value, value), buffer=new if x.buffer is old else x.buffer)
         y = with_children(x, tuple([go(c) for c in children(x)]))
-        return replace(y, buffer=new) if isinstance(y, Alloc) and y.buffer is old else y
+        return replace(y, buffer=new) if isinstance(y, (Alloc, Prefetch)) and y.buffer is old else y
 
     return go(body)
 

@@ -32,6 +32,8 @@ LIMIT = {
     "uint16": 2**13, "uint32": 2**29,
 }  # fmt: skip
 DTYPES = ("float32",) * 8 + ("float64", "int32", "int64", "int16", "int8", "uint8", "uint16", "uint32", "bool")
+#: Names that C, the printer or the loops of a nest use as well.
+HOSTILE = ("i", "k", "t", "float", "t1", "call", "workspace", "x0_r")
 KINDS = ("pointwise", "pointwise", "reduction", "contraction", "stencil", "recurrence", "normalised", "system")
 
 
@@ -48,22 +50,29 @@ class Generator:
     """Builds one program from a seed.
 
     stages: definitions.  smooth: use division and functions of reals.  mixed: several dtypes.
+    small: few elements, for oracles that look at every one.  odd: sizes of zero and hostile names too.
     """
 
     seed: int
     stages: int = 3
     smooth: bool = False
     mixed: bool = True
+    small: bool = False
+    odd: bool = True
     kinds: tuple[str, ...] = KINDS
     rng: random.Random = field(init=False)
     pool: list[Known] = field(default_factory=list)
     inputs: list[Known] = field(default_factory=list)
     extents: list[int] = field(default_factory=list)
+    most: int = 0
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         count = self.rng.randint(2, 4)
-        self.extents = [self.rng.choice(EXTENTS) for _ in range(count)]
+        self.extents = [self.rng.choice(EXTENTS[:6] if self.small else EXTENTS) for _ in range(count)]
+        if self.odd and self.rng.random() < 0.04:
+            self.extents[0] = 0
+        self.most = 150 if self.small else MOST_POINTS
 
     def program(self) -> td.Program:
         for k in range(self.rng.randint(1, 3)):
@@ -93,9 +102,12 @@ class Generator:
         rank = self.rng.choice((0, 1, 1, 2, 2, 2, 3))
         name = self.rng.choice(DTYPES) if self.mixed else "float32"
         shape = tuple(self.rng.choice(self.extents) for _ in range(rank))
-        while math.prod(shape) > MOST_POINTS:
+        while math.prod(shape) > self.most:
             shape = shape[1:]
-        known = Known(td.placeholder(shape, name, name=f"x{k}"), 1 if name == "bool" else 3)
+        hostile = self.odd and self.rng.random() < 0.05
+        label = self.rng.choice(HOSTILE) if hostile else f"x{k}"
+        label = f"x{k}" if any(i.tensor.name == label for i in self.inputs) else label
+        known = Known(td.placeholder(shape, name, name=label), 1 if name == "bool" else 3)
         self.inputs.append(known)
         self.pool.append(known)
 
@@ -109,11 +121,11 @@ class Generator:
         chosen = [Axis(names[d], sizes[d]) for d in range(rank)]
         while math.prod(a.extent for a in chosen) > most:
             k = self.rng.randrange(rank)
-            chosen[k] = Axis(chosen[k].name, 1 + chosen[k].extent // 2)
+            chosen[k] = Axis(chosen[k].name, (1 + chosen[k].extent) // 2)
         return tuple(chosen)
 
     def pointwise(self, name: str) -> Known:
-        axes = self.axes(MOST_POINTS)
+        axes = self.axes(self.most)
         e, bound = self.value(axes, self.rng.randint(1, 3))
         return Known(define(axes, e, name), bound)
 
@@ -124,13 +136,18 @@ class Generator:
         return self._reduce(name, 2, "sum")
 
     def _reduce(self, name: str, factors: int, reducer: str) -> Known:
-        axes = self.axes(MOST_POINTS // 20)
-        rest = max(1, MOST_POINTS // math.prod(a.extent for a in axes))
+        axes = self.axes(self.most // 20)
+        rest = max(1, self.most // max(1, math.prod(a.extent for a in axes)))
         reduced = self.axes(rest, "krs", 1)
         points = math.prod(a.extent for a in reduced)
+        reducer = reducer if points else "sum"  # an empty maximum is infinite
         for _ in range(20):
             e, bound = self.value(axes + reduced, factors, product=factors > 1)
+            total = bound
             limit = LIMIT.get(e.dtype.name, 0)
+            if e.dtype.kind == "b" and self.rng.random() < 0.5:  # any and all
+                reducer = self.rng.choice(("max", "min"))
+                return Known(define(axes, Reduce(expr.REDUCERS[reducer], reduced, e), name), 1)
             total = bound * points if reducer == "sum" else bound
             if reducer == "prod":
                 total = bound**points if points <= 12 and bound > 1 else bound
@@ -163,7 +180,7 @@ class Generator:
 
     def recurrence(self, name: str) -> Known:
         """Clamped running values along one axis."""
-        axes = self.axes(MOST_POINTS // 4, least=1)
+        axes = self.axes(self.most // 4, least=1)
         order = self.rng.randrange(len(axes))
         step = self.rng.choice((1, 1, 2))
         fresh, _ = self.value(axes, 1)
@@ -182,7 +199,7 @@ class Generator:
 
     def normalised(self, name: str) -> Known:
         """A value scaled (or, in smooth programs, divided) by one that does not change along the last axis."""
-        axes = self.axes(MOST_POINTS, least=1)
+        axes = self.axes(self.most, least=1)
         e, bound = self.value(axes, 1)
         steady, limit = self.element(axes[:-1])
         if self.smooth and e.dtype.is_float:
@@ -239,7 +256,9 @@ class Generator:
     def subscript(self, axes: tuple[Axis, ...], size: int) -> Expr:
         """An affine index of a dimension; it may lie outside (see `guarded`)."""
         if not axes or self.rng.random() < 0.05:
-            return Index(_v(self.rng.randrange(size)))
+            return Index(_v(self.rng.randrange(max(1, size))))
+        if not size:
+            return Index(_v(self.rng.choice(axes)))
         same = [a for a in axes if a.extent == size]
         fits = [a for a in axes if a.extent <= size]
         a = self.rng.choice(same if same and self.rng.random() < 0.7 else fits or axes)
@@ -254,6 +273,8 @@ class Generator:
                 return i + (size - a.extent)
             if pick < 0.9 and len(axes) > 1:
                 b = self.rng.choice([x for x in axes if x is not a])
+                if 2 * a.extent + b.extent - 2 <= size and self.rng.random() < 0.7:
+                    return i * 2 + Index(_v(b))  # a strided one
                 if a.extent + b.extent - 1 <= size:
                     return i + Index(_v(b))  # a window
             return i - 1
@@ -270,6 +291,8 @@ class Generator:
         for i, n in zip(index, t.shape):
             low, high = interval(i.affine, ranges)  # type: ignore[attr-defined]
             assert low is not None and high is not None
+            if not n:  # there is no element at all
+                return expr.constant(0, t.dtype)
             for bad, test in ((low < 0, i >= 0), (high >= n, i < n)):
                 if bad:
                     condition = test if condition is None else condition & test

@@ -17,23 +17,29 @@ from tensordsl import expr
 from tensordsl.expr import Read
 from tensordsl.tensor import Definition
 
-FACTORS = (1, 2, 3, 4, 5, 8, 16)
-LANES = (4, 8, 16)
+FACTORS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32)
+LANES = (2, 3, 4, 8, 8, 16, 16, 32)
 MOST_LOOPS = 60
 MOST_BUFFERS = 12
 
 
 @dataclass(slots=True)
 class Steps:
-    """Draws one step after another for a schedule: definitions first, then placement, order, copies, kinds."""
+    """Draws one step after another for a schedule: definitions first, then placement, order, copies, kinds.
+
+    gpu: shared buffers, pipelines and thread loops too; such nests are interpreted, not compiled for a CPU.
+    """
 
     rng: random.Random
+    gpu: bool = False
 
     def draw(self, s: Schedule, progress: float) -> Step:
         """progress: the part of the steps already drawn, 0 to 1."""
         family = FAMILIES[int(progress * len(FAMILIES))] if self.rng.random() < 0.7 else tuple(ARGUMENTS)
+        if self.gpu and self.rng.random() < 0.15:
+            family = tuple(GPU)
         name = self.rng.choice(family)
-        args, kwargs = ARGUMENTS[name](self, s)
+        args, kwargs = (ARGUMENTS | GPU)[name](self, s)
         return Step(name, args, tuple(kwargs.items()))
 
     def stage(self, s: Schedule) -> str:
@@ -103,6 +109,8 @@ def _split(r: Steps, s: Schedule) -> Drawn:
     pick = r.rng.random()
     if pick < 0.2:
         return (stage, loop), {"most": r.rng.choice(FACTORS)}
+    if pick < 0.3:
+        return (stage, loop, r.rng.choice(FACTORS)), {"names": (f"{loop}.a", f"{loop}.b")}
     if pick < 0.4:
         return (stage, loop), {"factors": (None, r.rng.choice(FACTORS), r.rng.choice(FACTORS))}
     return (stage, loop, r.rng.choice(FACTORS)), {}
@@ -137,7 +145,8 @@ def _reverse_compute_at(r: Steps, s: Schedule) -> Drawn:
 
 
 def _cache_read(r: Steps, s: Schedule) -> Drawn:
-    kwargs: dict[str, Any] = {"scope": r.rng.choice(("register", "register", "stack", "workspace"))}
+    scopes = ("register", "register", "stack", "workspace", *(("shared",) if r.gpu else ()))
+    kwargs: dict[str, Any] = {"scope": r.rng.choice(scopes)}
     if r.rng.random() < 0.3:
         kwargs["align"] = r.rng.choice(LANES)
     if r.rng.random() < 0.2:
@@ -147,7 +156,8 @@ def _cache_read(r: Steps, s: Schedule) -> Drawn:
 
 def _cache_write(r: Steps, s: Schedule) -> Drawn:
     stage = r.defined(s, lambda t: t.name in stages(s.nest))
-    return (stage, r.loop(s, stage)), {"scope": r.rng.choice(("register", "stack", "workspace"))}
+    kwargs: dict[str, Any] = {"pad": r.rng.choice((1, 5))} if r.rng.random() < 0.2 else {}
+    return (stage, r.loop(s, stage)), {"scope": r.rng.choice(("register", "stack", "workspace")), **kwargs}
 
 
 def _pack(r: Steps, s: Schedule) -> Drawn:
@@ -214,7 +224,15 @@ def _rfactor(r: Steps, s: Schedule) -> Drawn:
 
 
 def _prefetch(r: Steps, s: Schedule) -> Drawn:
-    return r.read(s), {"ahead": r.rng.randint(1, 4)}
+    kwargs: dict[str, Any] = {"ahead": r.rng.randint(-1, 4)}
+    stage, *_ = drawn = r.read(s)
+    if r.rng.random() < 0.3:
+        kwargs["locality"] = r.rng.randrange(4)
+    if r.rng.random() < 0.3:
+        kwargs["along"] = r.loop(s, stage)
+    if r.rng.random() < 0.3:
+        kwargs |= {"spread": r.loop(s, stage), "width": r.rng.choice((1, 8, 16))}
+    return drawn, kwargs
 
 
 def _jam(r: Steps, s: Schedule) -> Drawn:
@@ -234,7 +252,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "reorder": _reorder,
     "skew": _skew,
     "peel": lambda r, s: ((*r.stage_and_loop(s), r.rng.choice(("first", "last", "tail"))), {}),
-    "separate": _plain,
+    "separate": lambda r, s: (r.stage_and_loop(s), {"suffix": "s"} if r.rng.random() < 0.3 else {}),
     "specialize": _specialize,
     "partition": _partition,
     "distribute": _plain,
@@ -260,6 +278,12 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "prefetch": _prefetch,
     "store_nt": lambda r, s: ((r.stage(s),), {}),
     "annotate": lambda r, s: ((*r.stage_and_loop(s), "note"), {}),
+}
+
+#: Steps whose nests are no CPU nests.
+GPU: dict[str, Callable[[Steps, Schedule], Drawn]] = {
+    "bind": lambda r, s: ((*r.stage_and_loop(s), r.rng.choice(("block", "thread", "thread.y"))), {}),
+    "pipeline": lambda r, s: (r.stage_and_loop(s), {"stages": r.rng.choice((2, 2, 3))}),
 }
 
 #: What is drawn early and what late: a stage is placed before its loops are ordered.

@@ -107,9 +107,9 @@ def test_names_of_the_nest_become_c_identifiers() -> None:
     assert [identifier(n) for n in ("i.o", "for", "t1", "f32x16", "td_x", "0a", "x")] == [
         "i_o", "for_", "t1_", "f32x16_", "td_x_", "v0a", "x",
     ]  # fmt: skip
-    names = Names(["acc", "acc_0", "acc.0", "acc_0_1", "i"], spread=["acc"], reserved=["i"])
-    found = [names[n] for n in ("acc", "acc_0", "acc.0", "acc_0_1", "i")]
-    assert len(set(found)) == 5 and "i" not in found
+    names = Names(["acc", "acc_0", "acc.0", "acc_0_1", "i"], ["i", "j", "acc"], spread=["acc"], reserved=["i"])
+    found = [names[n] for n in ("acc", "acc_0", "acc.0", "acc_0_1", "i")] + [names.loop(n) for n in ("i", "j", "acc")]
+    assert len(set(found)) == 8 and "i" not in found
     assert not any(f.startswith("acc_0") for f in found[1:4] if f in ("acc_0", "acc_0_1"))
 
 

@@ -48,13 +48,14 @@ def check(cases: list[Case], machine: Target, folder: Path) -> None:
     jobs = []
     for k, (case, kernel) in enumerate(zip(cases, compile_sources(sources))):
         assert not isinstance(kernel, td.BuildError), f"{kernel}\n{case.origin}"
-        _save(folder / f"{k}.npz", case)
+        save_case(folder / f"{k}.npz", case)
         jobs.append(kernel_runner.job(kernel, case.nest, folder / f"{k}.npz", TRIALS))
     for case, verdict in zip(cases, kernel_runner.run(jobs, folder)):
         assert verdict == "right", f"{verdict} on {machine.id}\n{case.origin}\n{case.nest}"
 
 
-def _save(path: Path, case: Case) -> None:
+def save_case(path: Path, case: Case) -> None:
+    """Inputs, and what they should give."""
     program = case.nest.program
     # the values are the original program's; the rounding is that of the program after definition steps
     original = random_program(case.seed, smooth=case.smooth)

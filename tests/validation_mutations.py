@@ -12,6 +12,7 @@ from tensordsl.schedules.loopnest import (
     For,
     If,
     LoopNest,
+    Prefetch,
     Seq,
     Stmt,
     Store,
@@ -209,7 +210,7 @@ def _fold(nest: LoopNest, rng: random.Random) -> LoopNest | None:
             value = expr.transform(x.value, relink)
             return replace(x, value=value, buffer=new if x.buffer is old else x.buffer)
         y = with_children(x, tuple([go(c) for c in children(x)]))
-        return replace(y, buffer=new) if isinstance(y, Alloc) and y.buffer is old else y
+        return replace(y, buffer=new) if isinstance(y, (Alloc, Prefetch)) and y.buffer is old else y
 
     return replace(nest, body=go(nest.body))
 

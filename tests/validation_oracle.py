@@ -120,6 +120,13 @@ class _Run:
             elif s.otherwise is not None:
                 self.walk(s.otherwise, env, places)
         elif isinstance(s, Alloc):
+            b = s.buffer
+            if b.name in places or any(n not in places for n in b.banks):
+                raise Wrong("a name inside itself, or a bank that is not there")
+            if b.banks and (not b.fold or b.fold[0] != len(b.banks)):
+                raise Wrong("slices without a bank")
+            if b.pitch and b.pitch < b.extents()[-1]:
+                raise Wrong("rows overlap")
             self.storage += 1
             self.walk(s.body, env, {**places, s.buffer.name: (self.storage, s.buffer)})
         elif isinstance(s, Outline):

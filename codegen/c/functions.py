@@ -79,7 +79,7 @@ def outline(w: Writer, s: Outline, place: Place, print_: Print) -> None:
         parameters.append(_pointer_type(w, b, alone) + name)
         arguments.append(_argument(w, b, key, const))
     for name in f.used_variables:
-        parameters.append(f"int64_t {w.names[name]}")
+        parameters.append(f"int64_t {w.names.loop(name)}")
         arguments.append(w.variable(name))
     body = "\n".join(f.lines)
     text = f"({', '.join(parameters) or 'void'}) {{\n{body}\n}}\n"
@@ -123,7 +123,7 @@ def parallel(w: Writer, s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], 
     number = w.tasks
     w.tasks += 1
     task = f"{w.symbol}_task_{number}"
-    v = w.names[s.var]
+    v = w.names.loop(s.var)
     extent = static_extent(lo, hi, s.step, s.var, w.ranges)
     carved, w.workspace, most, w.workspace_bytes = w.workspace, 0, w.workspace_bytes, 0
     w.functions.append(f)
@@ -182,7 +182,7 @@ class _Field(NamedTuple):
 def _fields(w: Writer, f: Function, slot: int) -> list[_Field]:
     fields = [_Field(_parameter(w, name, restrict=True), w.names[name], w.base(name)) for name in f.used_buffers]
     for name in f.used_variables:
-        fields.append(_Field(f"int64_t {w.names[name]}", w.names[name], w.variable(name)))
+        fields.append(_Field(f"int64_t {w.names.loop(name)}", w.names.loop(name), w.variable(name)))
     if slot:
         base = f"workspace + {w.workspace}" if w.workspace else "workspace"
         fields += [_Field("char *workspace", "workspace", base), _Field("int64_t slots", "slots", "slots")]
@@ -237,7 +237,7 @@ def workspace(w: Writer, b: Buffer, body: Callable[[], None]) -> None:
     w.workspace += size
     w.workspace_bytes = max(w.workspace_bytes, w.workspace)
     base = "slot" if w.parallel else "workspace"
-    place = f"{base} + {at}" if at else base
+    place = (f"{base} + {at}" if at else base) if size else "0"  # no cells: perhaps there is no workspace at all
     c = b.dtype.c_name
     w.line(f"{c} *const {w.names[b.name]} = ({c} *)({place});")
     body()

@@ -71,24 +71,42 @@ def identifier(name: str) -> str:
 
 
 class Names:
-    """Name of the nest -> C identifier, unique; ``spread`` names also get ``_0_1`` suffixes."""
+    """Names of the buffers and loops of a nest -> C identifiers, all different.
 
-    def __init__(self, names: Iterable[str], spread: Iterable[str] = (), reserved: Iterable[str] = ()) -> None:
-        self._table: dict[str, str] = {}
+    A loop may have the name of a buffer.  ``spread`` buffers also get ``_0_1`` suffixes.
+    """
+
+    def __init__(
+        self,
+        buffers: Iterable[str],
+        loops: Iterable[str] = (),
+        spread: Iterable[str] = (),
+        reserved: Iterable[str] = (),
+    ) -> None:
+        self._taken = set(reserved)
+        self._stems: set[str] = set()
         prefixes = set(spread)
-        taken = set(reserved)
-        stems: set[str] = set()
-        for name in names:
-            text = identifier(name)
-            while text in taken or re.sub(r"(_\d+)+$", "", text) in stems or (name in prefixes and _grows(text, taken)):
-                text += "_"
-            taken.add(text)
-            if name in prefixes:
-                stems.add(text)
-            self._table[name] = text
+        self._buffers = {name: self._new(name, name in prefixes) for name in buffers}
+        self._loops = {name: self._new(name, False) for name in loops}
 
-    def __getitem__(self, name: str) -> str:
-        return self._table[name]
+    def _new(self, name: str, spreads: bool) -> str:
+        text = identifier(name)
+        while (
+            text in self._taken
+            or re.sub(r"(_\d+)+$", "", text) in self._stems
+            or (spreads and _grows(text, self._taken))
+        ):
+            text += "_"
+        self._taken.add(text)
+        if spreads:
+            self._stems.add(text)
+        return text
+
+    def __getitem__(self, buffer: str) -> str:
+        return self._buffers[buffer]
+
+    def loop(self, var: str) -> str:
+        return self._loops[var]
 
 
 def _grows(stem: str, taken: set[str]) -> bool:

@@ -38,7 +38,7 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     lanes = Lanes(body, target)
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
-    names = Names([*known, *loops], spread=plan.names(), reserved=[symbol])
+    names = Names(known, loops, spread=plan.names(), reserved=[symbol])
     w = Writer(target, symbol, names, lanes, plan, known)
     _roles(w, nest, body)
     statement(w, body, Place({}))

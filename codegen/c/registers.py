@@ -219,9 +219,8 @@ def _shuffle(w: Writer, t: DType, lanes: int, a: str, b: str, picks: range | lis
 
 def _collected(w: Writer, b: Buffer, form: Form, index: tuple[Affine, ...], lanes: int) -> str:
     """Any other pattern: a shuffle where the cells lie in two vectors, else element by element."""
-    cells = [_constants(b, tuple([at_lane(i, lane) for i in index])) for lane in range(lanes)]
-    last = b.extents()[-1] - 1  # lanes past the buffer's end are not active: any cell will do
-    cells = [(*c[:-1], min(max(c[-1], 0), last)) for c in cells]
+    # lanes outside the buffer are not active: any cell will do
+    cells = [_nearest(b, _constants(b, tuple([at_lane(i, lane) for i in index]))) for lane in range(lanes)]
     if form.lanes == lanes:
         homes = [(*c[:-1], c[-1] // lanes) for c in cells]
         different = list(dict.fromkeys(homes))
@@ -231,6 +230,11 @@ def _collected(w: Writer, b: Buffer, form: Form, index: tuple[Affine, ...], lane
             return _shuffle(w, b.dtype, lanes, names[0], names[-1], picks)
     texts = [cell(w, b, form, c) for c in cells]
     return f"({w.prelude.vector(b.dtype, lanes)}){{{', '.join(texts)}}}"
+
+
+def _nearest(b: Buffer, where: tuple[int, ...]) -> tuple[int, ...]:
+    """The cell of the buffer that is nearest to a place, which may lie outside."""
+    return tuple([min(max(i, 0), n - 1) for i, n in zip(where, b.extents())])
 
 
 def _transposed(w: Writer, b: Buffer, form: Form, index: tuple[Affine, ...], lanes: int) -> str | None:
@@ -316,7 +320,8 @@ def _write_cells(w: Writer, b: Buffer, form: Form, index: tuple[Affine, ...], pl
         assert place.mask is not None
         lanes_mask = vector_text(w, place.mask, b.dtype.bits, place.lanes)
     for lane in range(place.lanes):
-        if bits >> lane & 1:
-            target = cell(w, b, form, _constants(b, tuple([at_lane(i, lane) for i in index])), changed=True)
+        where = _constants(b, tuple([at_lane(i, lane) for i in index]))
+        if bits >> lane & 1 and where == _nearest(b, where):  # a run-time mask leaves the others out
+            target = cell(w, b, form, where, changed=True)
             guard = f"if ({lanes_mask}[{lane}]) " if lanes_mask else ""
             w.line(f"{guard}{target} = {value}[{lane}];")

@@ -80,7 +80,7 @@ def _copy(w: Writer, s: For, e: Extent, value: Affine, place: Place) -> None:
 
 
 def _serial(w: Writer, s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], place: Place) -> None:
-    v = w.names[s.var]
+    v = w.names.loop(s.var)
     first, last = bound_text(w, lo, True), bound_text(w, hi, False)
     step = f"{v}++" if s.step == 1 else f"{v} += {s.step}"
     kept = functions.declare(w, s.var, lo, hi)
@@ -131,7 +131,7 @@ def _chunk_loop(
     w: Writer, s: For, lo: Affine, hi: tuple[Affine, ...], whole: int | None, lanes: int, place: Place
 ) -> None:
     """A C loop over whole vectors, then (run-time bounds) what is left under a mask."""
-    v = w.names[s.var]
+    v = w.names.loop(s.var)
     first, last = affine_text(w, lo), bound_text(w, hi, False)
     kept = functions.declare(w, s.var, (lo,), hi)
     value = Affine.of(s.var) + LANE_AFFINE * s.step
@@ -255,10 +255,9 @@ def prefetch(w: Writer, s: Prefetch, place: Place) -> None:
     if s.buffer.name in w.forms or s.buffer.name in w.scalars:
         return
     bank, address = linear(w, s.buffer, s.index)
-    env = {**place.env, LANE: Affine()}
-    address = address.substitute(place.env).substitute(env)
+    address = address.substitute(place.env).substitute({LANE: Affine()})
     if bank is not None:
-        bank = bank.substitute(place.env).substitute(env)
+        bank = bank.substitute(place.env).substitute({LANE: Affine()})
     w.line(f"__builtin_prefetch({bare(joined(*pointer(w, s.buffer, bank, address)))}, 0, {s.locality});")
 
 

@@ -151,7 +151,7 @@ class Writer:
         f = self.functions[-1]
         if name not in f.variables:
             f.used_variables[name] = None
-        return self.names[name]
+        return self.names.loop(name)
 
     def base(self, name: str) -> str:
         """The C pointer (or array, or scalar parameter) of a buffer, captured where needed."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import islpy as isl
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, LoopNest, Outline, Seq, Stmt, Store
+from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, LoopNest, Outline, Prefetch, Seq, Stmt, Store, Sync
 from tensordsl.schedules.polyhedral.events import Event, Inside, Loop, Place, Refuted, Role, Step, Violation, at
 from tensordsl.schedules.polyhedral.expression import Matcher
 from tensordsl.schedules.polyhedral.isl_build import Dims, box, named, point, space, where, zero
@@ -79,7 +79,7 @@ def _parameter(nest: LoopNest, b: Buffer) -> Place:
     if held is None and not expected:
         raise _structure(f"parameter {b.name} is neither an input nor an output of the program")
     for t in ([] if held is None else [held]) + expected:
-        if b.shape != t.shape or b.dtype != t.dtype or any(b.fold) or b.banks:
+        if b.shape != t.shape or b.dtype != t.dtype or b.pitch or any(b.fold) or b.banks or b.scope != "external":
             raise _structure(f"parameter {b} is not laid out as {t}")
     return Place(b, (), None if held is None else held.name, expected[0].name if expected else None)
 
@@ -111,6 +111,7 @@ class _Walk:
             if s.otherwise is not None:
                 self.walk(s.otherwise, replace(path, domain=path.domain.subtract(holds)))
         elif isinstance(s, Alloc):
+            self.layout(s, path)
             place = Place(s.buffer, path.loops)
             self.found.places.append(place)
             self.walk(s.body, replace(path, places={**path.places, s.buffer.name: place}))
@@ -120,6 +121,23 @@ class _Walk:
             self.found.order += 1
             if not path.domain.is_empty():
                 _StoreEvents(self, s, path).collect()
+        elif isinstance(s, Prefetch):
+            self.known(s.index, path, s)
+            place_ = path.places.get(s.buffer.name)
+            if place_ is None or place_.buffer != s.buffer or len(s.index) != len(s.buffer.shape):
+                raise _structure(f"a prefetch asks for {s.buffer}, which is not allocated so around it", s)
+        elif not isinstance(s, Sync):
+            raise _structure(f"a {type(s).__name__} has no meaning in a nest", s)
+
+    def layout(self, s: Alloc, path: Path) -> None:
+        """Every cell of the buffer has memory of its own, and its name means nothing else here."""
+        b = s.buffer
+        if b.name in path.places:
+            raise _structure(f"buffer {b.name} lies inside another buffer {b.name}", s)
+        banks = [path.places.get(n) for n in b.banks]
+        fault = b.fault([None if p is None else p.buffer for p in banks])
+        if fault is not None:
+            raise _structure(fault, s)
 
     def known(self, exprs: tuple[Affine, ...], path: Path, s: Stmt) -> tuple[Affine, ...]:
         for e in exprs:
@@ -355,12 +373,10 @@ class _StoreEvents:
         self.found.inside.append(Inside(self.step, cell, buffer.shape, dims, domain, f"buffer {buffer.name}"))
         folded = tuple([c % f if f else c for c, f in zip(cell, buffer.fold)]) + cell[len(buffer.fold) :]
         add = self.found.events.append
-        banks = [self.path.places.get(b) for b in buffer.banks]
-        if not banks or None in banks:
+        if not buffer.banks:
             add(Event(self.step, place, folded, tensor, index, role, dims, domain, points, location))
             return
-        for n, bank in enumerate(banks):
-            assert bank is not None
+        for n, bank in enumerate([self.path.places[b] for b in buffer.banks]):
             part = domain.intersect(zero(folded[0] - n, dims))
             if not part.is_empty():
                 add(Event(self.step, bank, folded[1:], tensor, index, role, dims, part, points, location))

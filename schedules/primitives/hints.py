@@ -82,19 +82,22 @@ def prefetch(
             if stage_of(st, path) != stage:
                 continue
             inner = [f for f in path if isinstance(f, For) and f is not x]
-            env = {f.var: f.lo[0] for f in inner}
-            env[moved] = Affine.of(moved) + ahead
+            first: dict[str, Affine] = {}
+            for f in inner:  # a loop may start where one around it says
+                first[f.var] = f.lo[0].substitute(first)
+            ahead_of = {moved: Affine.of(moved) + ahead}
             for r in reads(st.value):
                 if r.source.name == source and isinstance(r.source, Buffer):
-                    index = [i.substitute(env) for i in r.index]
-                    lead = index[:-1]
-                    last = index[-1:]  # empty for a buffer of one element
-                    if spread is not None and last:
+                    index = [i.substitute(first).substitute(ahead_of) for i in r.index]
+                    lead, last = index[:-1], index[-1:]  # both empty for one element
+                    if spread is not None:
+                        if not index:
+                            raise ScheduleError(f"{source} is one element: there is nothing to spread")
                         turn = Affine.of(_around(spread, around))
                         last = [last[0] + turn * width]
                     asked = [(*lead, *(i + n * width for i in last)) for n in range(lines if last else 1)]
                     hint = seq(*[Prefetch(r.source, i, locality) for i in asked])
-                    if spread is not None and last:
+                    if spread is not None:
                         hint = If(((span(r.index[-1], inner).extent - 1) // width - turn,), hint)
                     hints[asked[0]] = hint
         asked_for.extend(hints)

@@ -138,7 +138,7 @@ def _cut(f: For, factor: int, outer: str, inner: str, depth: int) -> For:
 def _even(s: Stmt, most: int, names: tuple[str, str]) -> Stmt:
     assert isinstance(s, For)
     n = constant_extent(s)
-    pieces = -(-n // most)
+    pieces = max(1, -(-n // most))
     size, larger = divmod(n, pieces)
     parts, start = [], s.lo[0]
     for width, count in ((size + 1, larger), (size, pieces - larger)):
@@ -184,6 +184,8 @@ def fuse(s: Schedule, stage: str, outer: str, inner: str, name: str | None = Non
         if not (isinstance(y, For) and y.var in (inner, f"{stage}.{inner}")):
             raise ScheduleError(f'"{inner}" is not directly inside "{outer}"')
         n, m = constant_extent(y), constant_extent(x)
+        if n < 1:  # a loop that never runs: any division will do
+            n, m = 1, 0
         v = name or f"{x.var}.{y.var}"
         value = Affine.of(v)
         body = substitute(y.body, {x.var: x.lo[0] + value // n, y.var: y.lo[0] + value % n})

@@ -10,6 +10,7 @@ from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
     For,
+    Prefetch,
     Stmt,
     Store,
     items,
@@ -133,7 +134,7 @@ def _redirect(p: Stmt, staged: dict[str, Buffer], slot: Affine) -> Stmt:
         return None
 
     def stmt(y: Stmt) -> Stmt | None:
-        if isinstance(y, Store) and y.buffer.name in staged:
+        if isinstance(y, (Store, Prefetch)) and y.buffer.name in staged:
             return replace(y, buffer=staged[y.buffer.name], index=(slot, *y.index))
         return None
 

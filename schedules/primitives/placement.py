@@ -17,6 +17,7 @@ from tensordsl.schedules.loopnest import (
     Buffer,
     For,
     If,
+    Prefetch,
     Scope,
     Seq,
     Stmt,
@@ -92,7 +93,14 @@ def without_stage(body: Stmt, stage: str) -> Stmt:
 
 
 def without_alloc(body: Stmt, name: str) -> Stmt:
-    return rewrite(body, lambda x: x.body if isinstance(x, Alloc) and x.buffer.name == name else None)
+    """The nest without a buffer that nothing uses any more but hints."""
+
+    def go(x: Stmt) -> Stmt | None:
+        if isinstance(x, Prefetch) and x.buffer.name == name:
+            return Seq(())
+        return x.body if isinstance(x, Alloc) and x.buffer.name == name else None
+
+    return rewrite(body, go)
 
 
 def local_scope(elements: int, element_bytes: int) -> Scope:
@@ -291,7 +299,9 @@ def rebase(body: Stmt, old: Buffer, new: Buffer, bases: Sequence[Affine]) -> Stm
         return Read(new, local(e.index), e.location) if isinstance(e, Read) and e.source is old else None
 
     def store(x: Stmt) -> Stmt | None:
-        return replace(x, buffer=new, index=local(x.index)) if isinstance(x, Store) and x.buffer is old else None
+        if isinstance(x, (Store, Prefetch)) and x.buffer is old:
+            return replace(x, buffer=new, index=local(x.index))
+        return None
 
     return rewrite(map_values(body, value), store)
 

@@ -12,6 +12,8 @@ from tensordsl.schedules.loopnest import (
     Buffer,
     For,
     LoopNest,
+    Prefetch,
+    Seq,
     Stmt,
     Store,
     buffers,
@@ -48,7 +50,7 @@ def replace_buffer(s: Schedule, name: str, change: dict[str, object]) -> Schedul
         return None
 
     def stmt(x: Stmt) -> Stmt | None:
-        if isinstance(x, (Store, Alloc)) and x.buffer.name == name:
+        if isinstance(x, (Store, Alloc, Prefetch)) and x.buffer.name == name:
             return replace(x, buffer=new(x.buffer))
         return None
 
@@ -58,13 +60,14 @@ def replace_buffer(s: Schedule, name: str, change: dict[str, object]) -> Schedul
     return Schedule(t.program, LoopNest(t.program, parameters, t.nest.body), t.trace, t.checked)
 
 
-def _local(s: Schedule, name: str) -> Buffer:
+def _local(s: Schedule, name: str) -> list[Buffer]:
+    """The buffers of a name: copies of a loop may have ones of different sizes."""
     known = buffers(s.nest)
     if name not in known:
         raise ScheduleError(f"there is no buffer {name!r}", legal=sorted(known))
     if known[name].scope == "external":
         raise ScheduleError(f"{name} is the caller's memory", hint="cache it in a buffer of the kernel's own")
-    return known[name]
+    return [x.buffer for x, _ in walk(s.nest.body) if isinstance(x, Alloc) and x.buffer.name == name]
 
 
 @primitive
@@ -115,6 +118,8 @@ def _moved(alloc: Alloc, around: Path, loop: str) -> Stmt:
             targets.add(id(target))
 
     def go(x: Stmt, path: Path) -> Stmt:
+        if isinstance(x, Prefetch) and x.buffer is old:  # outside the new memory there is nothing to ask for
+            return Seq(())
         if id(x) not in targets:
             return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
         assert isinstance(x, For)
@@ -159,9 +164,9 @@ def storage_align(s: Schedule, buffer: str, pitch: int) -> Schedule:
     Rewrite: ``c[n][m]``  ->  ``c[n][pitch]``
     Raises: ScheduleError for a smaller pitch.
     """
-    b = _local(s, buffer)
-    if not b.shape or pitch < b.shape[-1]:
-        raise ScheduleError(f"pitch={pitch} is less than the {b.shape[-1] if b.shape else 1} elements of a row")
+    row = max(b.extents()[-1] if b.shape else 1 for b in _local(s, buffer))
+    if pitch < row or any(not b.shape for b in _local(s, buffer)):
+        raise ScheduleError(f"pitch={pitch} is less than the {row} elements of a row of {buffer}")
     return replace_buffer(s, buffer, {"pitch": pitch})
 
 
@@ -173,9 +178,14 @@ def fold(s: Schedule, buffer: str, dimension: int, modulus: int) -> Schedule:
     Rewrite: ``c[T][n]``  ->  ``c[modulus][n]``
     Raises: ScheduleError with the element that would be lost.
     """
-    b = _local(s, buffer)
-    if not 0 <= dimension < len(b.shape) or modulus < 1:
-        raise ScheduleError(f"dimension={dimension}, modulus={modulus}: {buffer} has {len(b.shape)} dimensions")
-    folds = list(b.fold + (0,) * (len(b.shape) - len(b.fold)))
+    found = _local(s, buffer)
+    rank = min(len(b.shape) for b in found)
+    if not 0 <= dimension < rank:
+        raise ScheduleError(f"dimension={dimension}: {buffer} has {rank} dimensions")
+    if modulus < 1:
+        raise ScheduleError(f"modulus={modulus} is not a positive integer")
+    if any(len(b.shape) != rank or b.fold != found[0].fold for b in found):
+        raise ScheduleError(f"the buffers named {buffer} differ in their dimensions or folds")
+    folds = list(found[0].fold + (0,) * (rank - len(found[0].fold)))
     folds[dimension] = modulus
     return replace_buffer(s, buffer, {"fold": tuple(folds)})

@@ -57,8 +57,8 @@ def _store_inside(s: Schedule, name: str) -> Schedule:
         except ScheduleError:
             continue
         if keeps(moved.nest, name):
-            new = buffers(moved.nest)[name]
-            return moved.set_scope(name, "register") if all(e == 1 for e in new.shape) else moved
+            new = buffers(moved.nest).get(name)  # None: its loops are empty
+            return moved.set_scope(name, "register") if new and all(e == 1 for e in new.shape) else moved
     return s
 
 
