@@ -7,7 +7,6 @@ measuring.  `verify` and `bench` hold a kernel against the interpreter and the c
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Union
 
 from tensordsl.autotune import lookup
 from tensordsl.autotune.builder import Builder
-from tensordsl.autotune.cases import workplace
+from tensordsl.autotune.cases import case_folder, workplace
 from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
 from tensordsl.autotune.records import Log, Record
 from tensordsl.autotune.search import Search
@@ -50,23 +49,29 @@ _RUNS = {"avx512": ("avx512", "avx2", "portable"), "avx2": ("avx2", "portable"),
 
 
 def compile(
-    program: Program, target: Union[str, Target] = "native", *, log_dir: Union[str, Path, None] = None
+    program: Program,
+    target: Union[str, Target] = "native",
+    *,
+    log_dir: Union[str, Path, None] = None,
+    cache: Cache = "warm",
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring.
 
-    log_dir: where tuning records are (see `lookup.log_directory`).  Raises BuildError where there is
-    no compiler.
+    log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
+    `tune`).  Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
-    found = best_schedule(program, machine, log_dir)
-    lookup.announce(found, program, workload(program, machine.id))
+    found = best_schedule(program, machine, log_dir, cache)
+    lookup.announce(found, program, workload(program, machine.id, cache=cache))
     return kernel_of(found.schedule, machine)
 
 
-def best_schedule(program: Program, target: Target, log_dir: Union[str, Path, None] = None) -> lookup.Found:
+def best_schedule(
+    program: Program, target: Target, log_dir: Union[str, Path, None] = None, cache: Cache = "warm"
+) -> lookup.Found:
     """The best known schedule of a program, proven, with the rung it was found on."""
-    key = workload(program, target.id)
-    return lookup.find(program, target, key, lookup.log_directory(log_dir), _compiler_id())
+    key = workload(program, target.id, cache=cache)
+    return lookup.find(program, target, key, lookup.log_directory(log_dir), compiler_id())
 
 
 def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kernel:
@@ -76,32 +81,33 @@ def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kern
 
 
 def build_library(
-    programs: Union[Program, Schedule, Sequence[Union[Program, Schedule]]],
+    programs: Union[Buildable, Sequence[Buildable]],
     directory: Union[str, Path],
     *,
     name: str,
     target: Union[str, Target] = "native",
     version: str = "1.0.0",
     log_dir: Union[str, Path, None] = None,
+    cache: Cache = "warm",
     say: Union[Callable[[Program, lookup.Found], None], None] = None,
 ) -> Library:
-    """Build a C library of programs by their best known schedules, and of schedules as they are.
+    """Build a C library of programs by their best known schedules; of schedules, kernels and results
+    of `tune` as they are.
 
-    say: told what each kernel comes from (None: as `compile`).  Raises BuildError; an existing
-    library then stays as it was.
+    cache: as the programs were tuned for (see `tune`).  say: told what each kernel comes from (None:
+    as `compile`).  Raises BuildError; an existing library then stays as it was.
     """
     from tensordsl.codegen.library import build
 
     machine = targets.target(target)
 
     def schedule(program: Program) -> _Chosen:
-        found = best_schedule(program, machine, log_dir)
+        found = best_schedule(program, machine, log_dir, cache)
         if say is None:
-            lookup.announce(found, program, workload(program, machine.id))
+            lookup.announce(found, program, workload(program, machine.id, cache=cache))
         else:
             say(program, found)
-        measured = found.record.time_us if found.record is not None and found.rung == "record" else None
-        return _Chosen(found.schedule, found.note, measured)
+        return _Chosen(found.schedule, found.note, found.time_us)
 
     return build.build_library(programs, directory, name=name, target=machine, schedules=schedule, version=version)
 
@@ -117,8 +123,9 @@ class _Chosen:
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
-    """kernel: the winner, ready to call.  history: every candidate tried.  record: the line that
-    was written for the winner, in ``log``.  gain: default time / time with its confidence interval."""
+    """kernel: the winner, ready to call.  history: every candidate tried.  log: the file with the
+    winner's record.  gain: default time / time, the median of paired rounds and its confidence
+    interval as (low, median, high)."""
 
     kernel: Kernel
     schedule: Schedule
@@ -132,12 +139,21 @@ class TuneResult:
         return self.winner.outcome.time_us
 
     @property
+    def record(self) -> str:
+        """Where the schedule comes from, as the manifest of a library repeats it."""
+        return f"winner of {len(self.history)} trials ({self.winner.candidate}, {self.time_us:.4g} us)"
+
+    @property
     def default_time_us(self) -> float:
         return self.winner.default.time_us
 
     @property
     def gain(self) -> tuple[float, float, float]:
         return self.winner.gain
+
+
+#: What a library is built of.
+Buildable = Union[Program, Schedule, Kernel, TuneResult]
 
 
 def tune(
@@ -169,9 +185,9 @@ def tune(
     log = Log.of(directory, key, program.name)
     builder = Builder(program, machine, cold=cache == "cold")
     search = Search(Space(builder.sketches, seed), builder.cost, seed)
-    with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
+    with case_folder() as folder:
         nest = builder.schedule(DEFAULT).nest
-        place = workplace(program, nest, machine, Path(folder), tools, cold=cache == "cold")
+        place = workplace(program, nest, machine, folder, tools, cold=cache == "cold")
         with Measurer(place) as measurer:
             session = Session(
                 builder, search, _Compiling(builder, tools), measurer, log, key, tools.id, lookup.processor(machine),
@@ -264,7 +280,8 @@ def _keep_model(search: Search, key: Workload) -> None:
             search.model.save(lookup.model_path(key))
 
 
-def _compiler_id() -> str:
+def compiler_id() -> str:
+    """The compiler whose records are preferred ("": there is none)."""
     try:
         return toolchain().id
     except TensorDSLError:
@@ -290,8 +307,8 @@ def verify(
     job = Job(compiled.path, compiled.symbol, source.workspace_bytes)
     verdicts = []
     for name in cases:
-        with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
-            place = workplace(schedule.program, schedule.nest, machine, Path(folder), tools, names=(name,))
+        with case_folder() as folder:
+            place = workplace(schedule.program, schedule.nest, machine, folder, tools, names=(name,))
             with Measurer(place) as measurer:
                 [outcome] = measurer.check([job])
         error = "" if outcome.status == "ok" else f"{outcome.status}: {outcome.error}"
@@ -308,7 +325,7 @@ def bench(
     compiled = [compile_source(s, tools) for s in sources]
     jobs = [Job(c.path, c.symbol, s.workspace_bytes) for c, s in zip(compiled, sources)]
     first = schedules[0]
-    with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
-        place = workplace(first.program, first.nest, machine, Path(folder), tools, cold=cache == "cold")
+    with case_folder() as folder:
+        place = workplace(first.program, first.nest, machine, folder, tools, cold=cache == "cold")
         with Measurer(place) as measurer:
             return measurer.duel(jobs, rounds)

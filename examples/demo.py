@@ -92,7 +92,7 @@ def main() -> None:
             str(len(result.history)), "no" if wrong else "yes",
         )  # fmt: skip
     Console(width=120).print(table)
-    library = td.build_library([result.schedule for _, result, _, _ in rows], out / "demo", name="demo")
+    library = td.build_library([result for _, result, _, _ in rows], out / "demo", name="demo")
     print(f"library: {library}")
     binary = out / "use_library"
     cc = os.environ.get("CC", "gcc")

@@ -263,9 +263,10 @@ def test_only_its_own_names_show(demo: Library) -> None:
 
 
 def test_without_objcopy_hidden_names_are_prefixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensordsl.codegen.library import build
+    from tensordsl.codegen.toolchain import Toolchain
 
-    monkeypatch.setattr(build, "_objcopy", lambda: None)
+    companion = Toolchain.companion
+    monkeypatch.setattr(Toolchain, "companion", lambda self, name: companion(self, name) if name == "ar" else None)
     library = pack(small(8), tmp_path / "out", name="bare")
     assert {"bare_axpy_float32", "bare_axpy_float32__8"} <= defined("-g", library.static)
     assert all(name.startswith("bare_") for name in defined("-g", library.static))

@@ -26,7 +26,7 @@ def key(program: str = "p" * 16, sizes: tuple[int, ...] = (4, 8)) -> Workload:
 def record(time_us: float = 2.0, **fields) -> Record:
     given = dict(
         operator="row_sum", workload=key(), toolchain="gcc 12.2", sketch="reduction", params={"tile": 4},
-        trace=[["split", "y", "i", 4]], status="ok", samples_us=(time_us + 1, time_us), date="2026-01-01T00:00:00Z",
+        trace=[["split", ["y", "i", 4], {}]], status="ok", samples_us=(time_us + 1, time_us), date="2026-01-01T00:00:00Z",
     )  # fmt: skip
     return Record(**{**given, **fields})
 
