@@ -118,6 +118,41 @@ def test_last_winner_counts_and_own_compiler_comes_first(tmp_path):
     assert find(program, tmp_path, toolchain="clang-test").record == own
 
 
+def test_a_record_that_does_not_replay_gives_way_to_the_one_before(tmp_path):
+    program = scaled_sum(16, 16, 32)
+    good = write(tmp_path, program, some_candidate(program), 5.0)
+    write(tmp_path, program, DEFAULT, 4.0, trace=[["no_such_step", [], {}]])
+    with pytest.warns(UserWarning, match="is not used: there is no primitive"):
+        found = find(program, tmp_path)
+    assert (found.rung, found.record) == ("record", good)
+
+
+def test_records_of_other_machines_serve_and_say_so(tmp_path):
+    program = scaled_sum(16, 16, 32)
+    own = lookup.processor(TARGET)
+    assert own == lookup.processor(targets.target("native"))  # a target by its id is that of this machine
+    c = some_candidate(program)
+    write(tmp_path, program, c, 5.0, processor=Processor("Vendor", 1, 2, "other_lake"))
+    found = find(program, tmp_path, toolchain="gcc-test")
+    assert found.rung == "record" and found.time_us is None
+    assert "5 us on other_lake)" in found.note
+    mine = write(tmp_path, program, c, 9.0, processor=own)
+    found = find(program, tmp_path, toolchain="gcc-test")
+    assert (found.record, found.time_us) == (mine, 9.0)
+    found = find(program, tmp_path, toolchain="clang-test")
+    assert found.record == mine and "9 us with gcc-test)" in found.note and found.time_us is None
+
+
+def test_the_default_of_the_nearest_shape_means_the_default_of_this_one(tmp_path):
+    from tensordsl.schedules.default import default_schedule
+
+    write(tmp_path, scaled_sum(32, 48, 64), DEFAULT)
+    program = scaled_sum(33, 17, 29)
+    found = find(program, tmp_path)
+    assert found.rung == "nearest" and "where the default was best" in found.note
+    assert str(found.schedule.nest) == str(default_schedule(program, TARGET).nest)
+
+
 def test_a_search_that_was_cut_off(tmp_path):
     program = scaled_sum(16, 16, 32)
     c = some_candidate(program)
@@ -223,6 +258,18 @@ def test_where_logs_are(tmp_path, monkeypatch):
     assert str(lookup.log_directory()) == "tuning_logs"
     monkeypatch.setenv("TD_LOG_DIR", str(tmp_path / "elsewhere"))
     assert lookup.log_directory() == tmp_path / "elsewhere"
+
+
+def test_logs_of_the_checkout_around_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("TD_LOG_DIR", raising=False)
+    (tmp_path / "project" / "tuning_logs").mkdir(parents=True)
+    (tmp_path / "project" / "examples" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "examples" / "deep")
+    assert lookup.log_directory() != tmp_path / "project" / "tuning_logs"  # no checkout: not ours to take
+    (tmp_path / "project" / ".git").mkdir()
+    assert lookup.log_directory() == tmp_path / "project" / "tuning_logs"
+    found = lookup.find(scaled_sum(4, 4, 4), TARGET, key_of(scaled_sum(4, 4, 4)), lookup.log_directory())
+    assert f"(records are looked for in {tmp_path / 'project' / 'tuning_logs'})" in found.note
 
 
 def test_damaged_logs_do_not_stop_a_lookup(tmp_path):

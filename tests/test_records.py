@@ -132,6 +132,32 @@ def test_only_lines_with_the_digest_are_read(tmp_path):
     assert [r.time_us for r in log.read(containing="q" * 16)] == [2.0]
 
 
+def test_times_that_cannot_be_are_no_records(tmp_path):
+    log = Log(tmp_path / "a.jsonl")
+    log.append(record())
+    line = json.loads(log.path.read_text())
+    log.path.write_text(json.dumps({**line, "samples_us": [-1.0]}) + "\n")
+    with pytest.warns(UserWarning, match="not a record"):
+        assert log.read() == []
+
+
+def test_check_reads_the_schedules_too(tmp_path):
+    log = Log(tmp_path / "a.jsonl")
+    log.append(record())
+    log.path.write_text("\n" + log.path.read_text())
+    assert log.check() == 1
+    log.append(record(trace={"a": 1}))
+    with pytest.raises(RecordError, match=r"a.jsonl:3: not a schedule: a trace is a list of steps"):
+        log.check()
+
+
+def test_logs_of_one_target_and_one_file(tmp_path):
+    log = Log.of(tmp_path, key(), "row_sum")
+    log.append(record())
+    for place in (tmp_path, log.path.parent, log.path):
+        assert [x.path for x in logs(place)] == [log.path]
+
+
 def test_missing_and_unreadable(tmp_path):
     assert Log(tmp_path / "none.jsonl").read() == []
     with pytest.raises(RecordError, match="cannot read"):

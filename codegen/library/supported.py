@@ -54,6 +54,12 @@ def supported(library: str, target: Target) -> str:
     ]
     joined = "\n        && ".join(tests)
     return f"""\
+#ifdef __APPLE__ /* macOS starts to keep the registers of AVX-512 once they are used */
+#define TD_STATE {_AVX_STATE:#x}u
+#else
+#define TD_STATE {state:#x}u
+#endif
+
 {_CPUID}{head}    uint32_t r0[4], r1[4], r7[4], saved, high;
     td_cpuid(0, r0);
     if (r0[0] < 7) return 0;
@@ -62,7 +68,7 @@ def supported(library: str, target: Target) -> str:
     if (!(r1[2] & {_OSXSAVE:#x}u)) return 0;
     __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     (void)high;
-    if ((saved & {state:#x}u) != {state:#x}u) return 0; /* the system does not keep these registers */
+    if ((saved & TD_STATE) != TD_STATE) return 0; /* the system does not keep these registers */
     return {joined};
 }}
 """
