@@ -38,6 +38,9 @@ def case_folder() -> Iterator[Path]:
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
+#: The cases there are (see `case_inputs`).
+CASES = ("integers", "random", "special")
+
 _SEED = 20260101
 
 

@@ -137,6 +137,7 @@ def build(
 def show(operators: str, what: str, sizes: Sequence[str], target: str, cold: bool, log_dir: str | None) -> None:
     """Print a program at one stage of its road."""
     from tensordsl.autotune import driver
+    from tensordsl.autotune.lookup import foreign_names
 
     from tensordsl import targets
 
@@ -148,6 +149,9 @@ def show(operators: str, what: str, sizes: Sequence[str], target: str, cold: boo
         found = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {found.note}", err=True)
         click.echo("\n".join(_why_lines(found, machine, cold)) if what == "why" else _SHOWN[what](found, machine))
+        names = foreign_names(found.record, program) if what == "trace" and found.record is not None else ""
+        if names:
+            click.echo(f"# names are those of the record: {names}")
 
 
 def _c_text(found: Found, target: Target) -> str:
@@ -184,7 +188,7 @@ def verify(operators: Sequence[str], sizes: Sequence[str], target: str, cold: bo
     for name, program in _programs(operators, sizes).items():
         found = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {found.note}")
-        for verdict in driver.verify(found.schedule, machine):
+        for verdict in driver.verify(found.schedule, machine, program=program):
             how = "bit by bit" if verdict.exact else "within the derived tolerance"
             click.echo(f"{name}: {verdict.case} inputs: {verdict.error or f'agrees {how}'}")
             wrong += bool(verdict.error)
@@ -213,7 +217,8 @@ def bench(operators: Sequence[str], sizes: Sequence[str], target: str, cold: boo
         click.echo(f"{name}: {found.note}", err=True)
         default = default_schedule(program, machine)
         same = str(found.schedule.nest) == str(default.nest)
-        outcomes = driver.bench([found.schedule] if same else [found.schedule, default], machine, cache=_cache(cold))
+        compared = [found.schedule] if same else [found.schedule, default]
+        outcomes = driver.bench(compared, machine, cache=_cache(cold), program=program)
         for outcome in outcomes:
             _right(name, outcome)
         best, other = outcomes[0], outcomes[-1]

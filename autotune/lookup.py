@@ -6,6 +6,7 @@ The rung is returned, and said once with the command that would tune the program
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from tensordsl.autotune.records import Processor, Record, logs
+from tensordsl.autotune.renaming import with_tensor_names
 from tensordsl.autotune.workload import Workload, canonical_names, describe, with_names
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.trace import Trace
 
-from tensordsl.errors import ScheduleError, TensorDSLError
+from tensordsl.errors import RecordError, ScheduleError, TensorDSLError
 from tensordsl.program import Program
 from tensordsl.settings import settings
 from tensordsl.targets import Target
@@ -51,6 +53,8 @@ def log_directory(given: str | Path | None = None) -> Path:
     """Where logs are read and written: as given, TD_LOG_DIR, ``tuning_logs`` of the working folder or
     of the checkout around it, or the user's folder."""
     if given is not None:
+        if not isinstance(given, (str, os.PathLike)):
+            raise RecordError(f"the folder of tuning logs is a path, got a {type(given).__name__}")
         return Path(given)
     set_by_user = settings().log_dir
     if set_by_user:
@@ -127,14 +131,27 @@ def best_record(records: Iterable[Record], toolchain: str = "", machine: Process
 
 
 def replay(record: Record, program: Program) -> Schedule:
-    """The schedule of a record on a program of the same structure, proven.  Raises ScheduleError."""
+    """The schedule of a record on a program of the same structure, proven, with the program's own
+    names of tensors (the trace and the loops keep the record's).  Raises ScheduleError."""
     trace = Trace.from_json(record.trace)
-    if record.names and record.names != canonical_names(program):
-        program = with_names(program, record.names)
+    own = canonical_names(program)
     try:
-        return Schedule.replay(program, trace).validate()
+        if not record.names or record.names == own:
+            return Schedule.replay(program, trace).validate()
+        schedule = Schedule.replay(with_names(program, record.names), trace)
+        names = {theirs[0]: ours[0] for theirs, ours in zip(record.names, own)}
+        return with_tensor_names(schedule, names).validate()
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:  # a damaged log
         raise ScheduleError(f"the trace has arguments of the wrong kind: {error}") from None
+
+
+def foreign_names(record: Record, program: Program) -> str:
+    """What a record's trace calls the tensors and axes of a program, "" where the names are its own."""
+    own = canonical_names(program)
+    if not record.names or record.names == own:
+        return ""
+    pairs = {theirs: ours for old, new in zip(record.names, own) for theirs, ours in zip(old, new)}
+    return ", ".join(f"{theirs} is {ours}" for theirs, ours in pairs.items() if theirs != ours)
 
 
 def _exact(

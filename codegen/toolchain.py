@@ -293,11 +293,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise storage_error(error, path) from None
 
 
-def storage_error(error: OSError, path: Path) -> BuildError:
-    """The BuildError for a failed write."""
+def storage_error(error: OSError, path: Path, hint: str = "") -> BuildError:
+    """The BuildError for a failed write.  hint: how to choose another place."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(path.parent)
     return BuildError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="check the permissions of that folder, or choose another",
+        hint=hint or "check the permissions of that folder, or choose another",
     )

@@ -265,6 +265,19 @@ def test_a_record_of_another_processor_still_builds(place, run):
     assert "other_lake" in run("log", "best")
 
 
+def test_a_record_serves_the_same_definition_under_other_names(place, run):
+    run("tune", "operators.py:product", "--trials", "2")
+    renamed = OPERATORS.replace('"a"', '"left"').replace('"b"', '"right"').replace('name="c"', 'name="a"')
+    (place / "renamed.py").write_text(renamed.replace('name="product"', 'name="mine"'))
+    assert "product: record of" in run("build", "renamed.py:product", "-o", "out", "--name", "demo")
+    assert "const float *left, const float *right, float *a" in (place / "out/include/demo.h").read_text()
+    assert "agrees bit by bit" in run("verify", "renamed.py:product")
+    assert "record" in run("bench", "renamed.py:product")
+    assert "# names are those of the record: a is left, b is right, c is a" in run(
+        "show", "renamed.py:product", "--trace"
+    )
+
+
 def test_results_of_a_search_are_built_with_their_record(tmp_path):
     from tensordsl.autotune.operator_files import programs
 

@@ -81,6 +81,39 @@ def test_exact_record_is_replayed(tmp_path):
     assert "record of 2026-01-01" in found.note
 
 
+def test_a_schedule_comes_in_the_names_of_the_program(tmp_path):
+    """Those of the record's operator that stand in the way give way."""
+    write(tmp_path, scaled_sum(16, 16, 32), DEFAULT)  # makes y_acc and w_v
+    program = scaled_sum(16, 16, 32, "w y_acc w_v", renamed=True)
+    found = find(program, tmp_path)
+    nest = found.schedule.nest
+    assert [p.name for p in nest.parameters] == ["w", "y_acc", "w_v"]
+    assert [t.name for t in nest.program.outputs] == ["w_v"] and found.schedule.program is nest.program
+    assert find_violation(nest) is None
+    assert lookup.foreign_names(found.record, program) == "x is w, w is y_acc, y is w_v, i is u, j is v, k is z"
+    assert lookup.foreign_names(found.record, scaled_sum(16, 16, 32)) == ""
+
+
+def test_names_that_a_schedule_would_make_may_be_taken():
+    """The default schedule is the same whatever the tensors are called."""
+    from tensordsl.schedules.default import default_schedule
+
+    usual = default_schedule(scaled_sum(16, 16, 32), TARGET)
+    for names in ("y_acc w y", "w_v w y", "x y_acc w_v"):
+        other = default_schedule(scaled_sum(16, 16, 32, names), TARGET)
+        assert [step.name for step in other.trace] == [step.name for step in usual.trace]
+
+    def softmax(name: str, output: str) -> Program:
+        x = td.placeholder((16, 200), name=name)
+        y = td.ops.softmax(x)
+        return Program([x], [td.compute((16, 200), lambda i, j: y[i, j], name=output)], name="rows")
+
+    usual = default_schedule(softmax("x", "y"), TARGET)
+    for names in (("y_inv", "y"), ("x_max_rf", "y"), ("x_sum_lanes", "y"), ("x_max", "y_inv")):
+        other = default_schedule(softmax(*names), TARGET)
+        assert [step.name for step in other.trace] == [step.name for step in usual.trace]
+
+
 def test_names_do_not_matter(tmp_path):
     program = scaled_sum(16, 16, 32)
     write(tmp_path, program, some_candidate(program))
@@ -92,8 +125,7 @@ def test_names_do_not_matter(tmp_path):
 
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((16, 16)).astype("float32"), rng.standard_normal((16, 32)).astype("float32")
-    names = [p.name for p in found.schedule.nest.parameters]
-    out = interpret(found.schedule.nest, dict(zip(names, (a, b))))[names[2]]
+    out = interpret(found.schedule.nest, {"left": a, "right": b})["out"]
     np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
 
 

@@ -171,7 +171,7 @@ def pack(
 
 
 def _check_version(version: str) -> None:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
         raise BuildError(f"the version {version!r} is not numbers with dots between", hint='such as "1.0.0"')
 
 
