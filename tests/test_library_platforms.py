@@ -10,7 +10,7 @@ import pytest
 from handwritten import axpy
 from tensordsl.codegen.library import build_library
 from tensordsl.codegen.library.supported import supported
-from test_library import COMPILERS, divide, linear, shell
+from test_library import CC, COMPILERS, divide, linear, shell
 
 from tensordsl.errors import BuildError
 from tensordsl.targets import KNOWN, Target
@@ -42,7 +42,7 @@ def test_supported_tells_an_older_processor(tmp_path: Path) -> None:
     library = build_library([axpy(8).program], tmp_path / "out", name="demo", target="avx2")
     program = tmp_path / "ask.c"
     program.write_text('#include "demo.h"\nint main(void) { return demo_supported(); }\n')
-    shell("gcc", "-static", program, f"-I{library.header.parent}", library.static, "-o", tmp_path / "ask")
+    shell(CC, "-static", program, f"-I{library.header.parent}", library.static, "-o", tmp_path / "ask")
     old, new = (
         subprocess.run(["qemu-x86_64", "-cpu", cpu, str(tmp_path / "ask")], check=False).returncode
         for cpu in ("Nehalem", "max")
