@@ -8,12 +8,14 @@ as files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensordsl.autotune.measure import measuring_core
+from tensordsl.autotune.measure import measuring_core, room_for_files
 from tensordsl.autotune.timing_c import REFERENCE_STEPS, timing_library
 from tensordsl.autotune.worker import Case, Parameter, Workplace
 from tensordsl.codegen.runtime import parameters as kernel_parameters
@@ -24,7 +26,20 @@ from tensordsl.errors import TuneError
 from tensordsl.program import Program
 from tensordsl.targets import Target
 
+
+@contextlib.contextmanager
+def case_folder() -> Iterator[Path]:
+    """A temporary folder for cases.  Raises TuneError where there can be none."""
+    with room_for_files():
+        folder = tempfile.TemporaryDirectory(prefix="tensordsl-cases-", ignore_cleanup_errors=True)
+    with folder:
+        yield Path(folder.name)
+
+
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+#: The cases there are (see `case_inputs`).
+CASES = ("integers", "random", "special")
 
 _SEED = 20260101
 
@@ -65,13 +80,14 @@ def _write(program: Program, parameters: Iterable[Parameter], folder: Path, name
     inputs = case_inputs(program, name)
     expected, tolerance, exact = reference(program, inputs)
     taken_over = {source: output for output, source in program.inplace.items()}
-    for p in parameters:
-        if p.role != "output":
-            np.save(folder / f"{name}.in.{p.name}.npy", inputs[p.name])
-        if p.role in ("output", "inplace"):
-            output = taken_over.get(p.name, p.name)
-            np.save(folder / f"{name}.out.{p.name}.npy", expected[output])
-            np.save(folder / f"{name}.tol.{p.name}.npy", tolerance[output])
+    with room_for_files():
+        for p in parameters:
+            if p.role != "output":
+                np.save(folder / f"{name}.in.{p.name}.npy", inputs[p.name])
+            if p.role in ("output", "inplace"):
+                output = taken_over.get(p.name, p.name)
+                np.save(folder / f"{name}.out.{p.name}.npy", expected[output])
+                np.save(folder / f"{name}.tol.{p.name}.npy", tolerance[output])
     return Case(name, exact)
 
 

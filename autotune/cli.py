@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,19 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tensordsl.errors import entry_file
+
 if TYPE_CHECKING:
     from tensordsl.autotune.lookup import Found
     from tensordsl.autotune.records import Log, Record
+    from tensordsl.autotune.workload import Cache
 
     from tensordsl.program import Program
     from tensordsl.targets import Target
+
+entry_file(__file__)
 
 _FILE = click.argument("operators", metavar="FILE[:NAME]")
 _FILES = click.argument("operators", metavar="FILE[:NAME]...", nargs=-1, required=True)
 _SET = click.option("--set", "sizes", metavar="M=512", multiple=True, help="Size of a dimension; repeat for more.")
 _TARGET = click.option("--target", default="native", show_default=True, help="Machine to generate code for.")
 _LOGS = click.option("--log-dir", type=click.Path(file_okay=False), help="Tuning logs [default: TD_LOG_DIR, "
-                     "./tuning_logs if there is one, or the user's folder].")  # fmt: skip
+                     "tuning_logs of this folder or of the checkout around it, or the user's folder].")  # fmt: skip
+_COLD = click.option("--cold", is_flag=True, help="Operands in memory, not in the caches: its own records and times.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,7 +49,7 @@ def cli() -> None:
 @_TARGET
 @click.option("--trials", type=click.IntRange(min=1), help="Candidates to try in all [default: 64, without --seconds].")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time limit for each program.")
-@click.option("--cold", is_flag=True, help="Tune for operands in memory, not in the caches.")
+@_COLD
 @click.option("--seed", type=int, default=0, show_default=True, help="Start of the random numbers.")
 @_LOGS
 def tune(
@@ -50,26 +59,33 @@ def tune(
     """Search for the fastest schedule by measuring on this machine."""
     from tensordsl.autotune import driver
     from tensordsl.autotune.progress import Progress, duration
+    from tensordsl.autotune.space import DEFAULT
     from tensordsl.autotune.why import why
 
     machine = driver.runnable(target)
     if trials is None and seconds is None:
         trials = 64
     for name, program in _programs(operators, sizes).items():
-        start = driver.best_schedule(program, machine, log_dir)
+        start = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {start.note}")
         limits = why(start.schedule, machine, cold=cold).limits
         with Progress(name, limits) as progress:
             result = driver.tune(
-                program, machine, trials, seconds, log_dir, cache="cold" if cold else "warm", seed=seed,
+                program, machine, trials, seconds, log_dir, cache=_cache(cold), seed=seed,
                 observer=progress,
             )  # fmt: skip
         found = why(result.schedule, machine, result.time_us, cold)
         gain, low, high = result.gain[1], result.gain[0], result.gain[2]
         resumed = sum(t.resumed for t in result.history)
+        kept = result.winner.candidate == DEFAULT
+        compared = (
+            "the default schedule stays: nothing is 2 % faster"
+            if kept
+            else f"default {duration(result.default_time_us)}, gain {gain:.3f}x ({low:.3f} to {high:.3f})"
+        )
         click.echo(
             f"{name}: {duration(result.time_us)}, {100 * (found.share or 0):.0f} % of {found.limits.limiting} peak; "
-            f"default {duration(result.default_time_us)}, gain {gain:.3f}x ({low:.3f} to {high:.3f})"
+            f"{compared}"
         )
         click.echo(
             f"{name}: {len(result.history)} trials{f' ({resumed} from the log)' if resumed else ''}, stopped because: "
@@ -85,20 +101,25 @@ def tune(
 @click.option("--name", required=True, help="Name of the library: the prefix of its functions.")
 @_SET
 @_TARGET
+@_COLD
 @_LOGS
 def build(
-    operators: Sequence[str], output: str, name: str, sizes: Sequence[str], target: str, log_dir: str | None
+    operators: Sequence[str], output: str, name: str, sizes: Sequence[str], target: str, cold: bool, log_dir: str | None
 ) -> None:
     """Build a C library: header, .so, .a and manifest."""
     from tensordsl.autotune import driver
 
+    if not output:
+        raise click.BadParameter("the name of the folder is empty", param_hint="'-o'")
     found = _programs(operators, sizes)
 
     def say(program: Program, chosen: Found) -> None:
         shown = next((n for n, p in found.items() if p is program), program.name)
         click.echo(f"{shown}: {chosen.note}")
 
-    library = driver.build_library(list(found.values()), output, name=name, target=target, log_dir=log_dir, say=say)
+    library = driver.build_library(
+        list(found.values()), output, name=name, target=target, log_dir=log_dir, cache=_cache(cold), say=say
+    )
     click.echo(str(library))
 
 
@@ -111,21 +132,26 @@ def build(
 @click.option("--why", "what", flag_value="why", help="The limiting resource and the share of its peak.")
 @_SET
 @_TARGET
+@_COLD
 @_LOGS
-def show(operators: str, what: str, sizes: Sequence[str], target: str, log_dir: str | None) -> None:
+def show(operators: str, what: str, sizes: Sequence[str], target: str, cold: bool, log_dir: str | None) -> None:
     """Print a program at one stage of its road."""
     from tensordsl.autotune import driver
+    from tensordsl.autotune.lookup import foreign_names
 
     from tensordsl import targets
 
-    machine = targets.target(target)
+    machine = driver.runnable(target) if what == "why" else targets.target(target)
     for name, program in _programs([operators], sizes).items():
         if what == "program":
             click.echo(str(program))
             continue
-        found = driver.best_schedule(program, machine, log_dir)
+        found = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {found.note}", err=True)
-        click.echo(_SHOWN[what](found, machine))
+        click.echo("\n".join(_why_lines(found, machine, cold)) if what == "why" else _SHOWN[what](found, machine))
+        names = foreign_names(found.record, program) if what == "trace" and found.record is not None else ""
+        if names:
+            click.echo(f"# names are those of the record: {names}")
 
 
 def _c_text(found: Found, target: Target) -> str:
@@ -134,18 +160,16 @@ def _c_text(found: Found, target: Target) -> str:
     return to_c(found.schedule.nest, target).text
 
 
-def _why_text(found: Found, target: Target) -> str:
+def _why_lines(found: Found, target: Target, cold: bool) -> Iterator[str]:
     from tensordsl.autotune.why import why
 
-    time_us = found.record.time_us if found.record is not None and found.rung == "record" else None
-    return "\n".join(why(found.schedule, target, time_us).lines())
+    return why(found.schedule, target, found.time_us, cold).lines()
 
 
 _SHOWN: Mapping[str, Callable[[Any, Any], str]] = {
     "nest": lambda found, target: str(found.schedule.nest),
     "trace": lambda found, target: found.schedule.trace.to_python(),
     "c": _c_text,
-    "why": _why_text,
 }
 
 
@@ -153,17 +177,18 @@ _SHOWN: Mapping[str, Callable[[Any, Any], str]] = {
 @_FILES
 @_SET
 @_TARGET
+@_COLD
 @_LOGS
-def verify(operators: Sequence[str], sizes: Sequence[str], target: str, log_dir: str | None) -> None:
+def verify(operators: Sequence[str], sizes: Sequence[str], target: str, cold: bool, log_dir: str | None) -> None:
     """Compare kernels with the interpreter on random, integer and special inputs."""
     from tensordsl.autotune import driver
 
     machine = driver.runnable(target)
     wrong = 0
     for name, program in _programs(operators, sizes).items():
-        found = driver.best_schedule(program, machine, log_dir)
+        found = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {found.note}")
-        for verdict in driver.verify(found.schedule, machine):
+        for verdict in driver.verify(found.schedule, machine, program=program):
             how = "bit by bit" if verdict.exact else "within the derived tolerance"
             click.echo(f"{name}: {verdict.case} inputs: {verdict.error or f'agrees {how}'}")
             wrong += bool(verdict.error)
@@ -175,7 +200,7 @@ def verify(operators: Sequence[str], sizes: Sequence[str], target: str, log_dir:
 @_FILES
 @_SET
 @_TARGET
-@click.option("--cold", is_flag=True, help="Flush the caches before every call.")
+@_COLD
 @_LOGS
 def bench(operators: Sequence[str], sizes: Sequence[str], target: str, cold: bool, log_dir: str | None) -> None:
     """Time the best known kernel beside the default one."""
@@ -188,17 +213,20 @@ def bench(operators: Sequence[str], sizes: Sequence[str], target: str, cold: boo
     machine = driver.runnable(target)
     rows = []
     for name, program in _programs(operators, sizes).items():
-        found = driver.best_schedule(program, machine, log_dir)
+        found = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {found.note}", err=True)
-        best, default = driver.bench(
-            [found.schedule, default_schedule(program, machine)], machine, cache="cold" if cold else "warm"
-        )
-        for outcome in (best, default):
+        default = default_schedule(program, machine)
+        same = str(found.schedule.nest) == str(default.nest)
+        compared = [found.schedule] if same else [found.schedule, default]
+        outcomes = driver.bench(compared, machine, cache=_cache(cold), program=program)
+        for outcome in outcomes:
             _right(name, outcome)
+        best, other = outcomes[0], outcomes[-1]
         share = why(found.schedule, machine, best.time_us, cold)
-        ratio = gain(default, best)
+        low, middle, high = gain(other, best)
         rows.append((
-            name, found.rung, duration(best.time_us), duration(default.time_us), f"{ratio[1]:.3f}x",
+            name, found.rung, duration(best.time_us), duration(other.time_us),
+            "it is the default" if same else f"{middle:.3f}x ({low:.3f} to {high:.3f})",
             f"{100 * (share.share or 0):.0f} % {share.limits.limiting}",
         ))  # fmt: skip
     _table(("program", "rung", "time", "default", "gain", "of peak"), rows)
@@ -222,22 +250,26 @@ _LOG_PATH = click.argument("path", required=False, type=click.Path())
 @log.command()
 @_LOG_PATH
 def best(path: str | None) -> None:
-    """The record that is used, for every workload."""
-    from tensordsl.autotune.lookup import best_record
+    """The record that is used on this machine, for every workload."""
+    from tensordsl.autotune.driver import compiler_id
+    from tensordsl.autotune.lookup import best_record, processor
     from tensordsl.autotune.progress import duration
     from tensordsl.autotune.workload import describe
 
+    from tensordsl import targets
+
+    compiler, machine = compiler_id(), processor(targets.target("native"))
     rows = []
     for file in _logs(path):
         for workload, records in _by_workload(file).items():
-            r = best_record(records)
+            r = best_record(records, compiler, machine)
             if r is None:
                 continue
             gained = f"{r.gain[0]:.2f}x" if r.gain else "-"
             what = f"{r.sketch} {' '.join(f'{k}={v}' for k, v in r.params.items())}".strip()
-            where = (r.operator, describe(workload.shapes), workload.target, workload.cache)
+            where = (r.operator, describe(workload.shapes), workload.target, r.processor.name, workload.cache)
             rows.append((*where, duration(r.time_us), gained, what, r.date[:10]))
-    _table(("operator", "shapes", "target", "cache", "time", "gain", "schedule", "date"), rows)
+    _table(("operator", "shapes", "target", "processor", "cache", "time", "gain", "schedule", "date"), rows)
 
 
 @log.command()
@@ -257,7 +289,7 @@ def stats(path: str | None) -> None:
 @log.command()
 @_LOG_PATH
 def check(path: str | None) -> None:
-    """Read every line strictly; the first that is no record is an error."""
+    """Read every line strictly; the first that is no record of a schedule is an error."""
     files = _logs(path)
     total = sum(file.check() for file in files)
     click.echo(f"{total} records in {len(files)} logs: all well-formed")
@@ -273,7 +305,7 @@ def _logs(path: str | None) -> list[Log]:
     found = logs(place)
     if not found:
         raise RecordError(
-            f"there is no tuning log in {_shown(place)}",
+            f"there is no tuning log in {_shown(place)}" if place.exists() else f"there is no {_shown(place)}",
             hint="`tensordsl tune` writes them; give their folder or a file",
         )
     return found
@@ -287,12 +319,21 @@ def _by_workload(file: Log) -> dict[Any, list[Record]]:
 
 
 def _programs(specs: Sequence[str], sizes: Sequence[str]) -> dict[str, Program]:
-    from tensordsl.autotune.operator_files import parse_sizes, programs
+    """Every Program named, by a name of its own: that of its variable, with the file where two have it."""
+    from tensordsl.autotune.operator_files import parse_sizes, programs, split
 
     found: dict[str, Program] = {}
+    origin: dict[str, Path] = {}
     for spec in specs:
-        found.update(programs(spec, parse_sizes(sizes)))
+        file = split(spec)[0]
+        for name, program in programs(spec, parse_sizes(sizes)).items():
+            own = name if origin.setdefault(name, file.resolve()) == file.resolve() else f"{file}:{name}"
+            found[own] = program
     return found
+
+
+def _cache(cold: bool) -> Cache:
+    return "cold" if cold else "warm"
 
 
 def _shown(path: Path) -> str:
@@ -325,27 +366,47 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point.  Exit status: 0 well, 1 wrong results or a bug, 2 an error of the user, 130 Ctrl-C."""
+    """Entry point.  Exit status: 0 well, 1 wrong results or a bug, 2 an error of the user or of their
+    machine, 130 Ctrl-C."""
     from tensordsl.errors import InternalError, TensorDSLError
 
-    try:
-        sys.exit(cli.main(args=None if arguments is None else list(arguments), prog_name="tensordsl",
-                          standalone_mode=False) or 0)  # fmt: skip
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except TensorDSLError as error:
-        _fail(f"{type(error).__name__}: {error}", 1 if isinstance(error, InternalError) else 2)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            sys.exit(cli.main(args=None if arguments is None else list(arguments), prog_name="tensordsl",
+                              standalone_mode=False) or 0)  # fmt: skip
+        except click.exceptions.Abort:
+            _fail("interrupted", 130)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+        except TensorDSLError as error:
+            _fail(f"{type(error).__name__}: {error}", 1 if isinstance(error, InternalError) else 2)
+        except BrokenPipeError:
+            sys.exit(0)
+        except (OSError, MemoryError) as error:  # of the machine: a full disk behind the output, no memory
+            _fail(f"{type(error).__name__}: {_reason(error)}", 2)
+        except Exception as error:
+            bug = InternalError(f"{type(error).__name__}: {error}", context=traceback.format_exc())
+            _fail(f"InternalError: {bug}", 1)
+
+
+def _reason(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return str(error) or "there is not enough memory"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as its text alone: the line of ours that raised it says nothing to a user."""
+    click.echo(f"warning: {message}", err=True)
 
 
 def _fail(message: str, status: int) -> None:
-    click.echo(message, err=True)
+    with contextlib.suppress(OSError):  # where not even that can be written, the status says it
+        click.echo(message, err=True)
     sys.exit(status)
 
 

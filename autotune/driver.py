@@ -7,15 +7,14 @@ measuring.  `verify` and `bench` hold a kernel against the interpreter and the c
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Union, get_args
 
 from tensordsl.autotune import lookup
 from tensordsl.autotune.builder import Builder
-from tensordsl.autotune.cases import workplace
+from tensordsl.autotune.cases import CASES, case_folder, workplace
 from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
 from tensordsl.autotune.records import Log, Record
 from tensordsl.autotune.search import Search
@@ -38,7 +37,8 @@ from tensordsl.codegen.toolchain import Toolchain, toolchain
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl import targets
-from tensordsl.errors import TensorDSLError, TuneError
+from tensordsl.errors import ProgramError, TensorDSLError, TuneError
+from tensordsl.operators import Operator
 from tensordsl.program import Program
 from tensordsl.targets import Target
 
@@ -50,23 +50,33 @@ _RUNS = {"avx512": ("avx512", "avx2", "portable"), "avx2": ("avx2", "portable"),
 
 
 def compile(
-    program: Program, target: Union[str, Target] = "native", *, log_dir: Union[str, Path, None] = None
+    program: Union[Program, Schedule],
+    target: Union[str, Target] = "native",
+    *,
+    log_dir: Union[str, Path, None] = None,
+    cache: Cache = "warm",
 ) -> Kernel:
-    """The kernel of a program by its best known schedule, without measuring.
+    """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
-    log_dir: where tuning records are (see `lookup.log_directory`).  Raises BuildError where there is
-    no compiler.
+    log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
+    `tune`).  Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
-    found = best_schedule(program, machine, log_dir)
-    lookup.announce(found, program, workload(program, machine.id))
+    if isinstance(program, Schedule):
+        return kernel_of(program.validate(), machine)
+    _check_program("compile", program)
+    found = best_schedule(program, machine, log_dir, cache)
+    lookup.announce(found, program, workload(program, machine.id, cache=cache))
     return kernel_of(found.schedule, machine)
 
 
-def best_schedule(program: Program, target: Target, log_dir: Union[str, Path, None] = None) -> lookup.Found:
+def best_schedule(
+    program: Program, target: Target, log_dir: Union[str, Path, None] = None, cache: Cache = "warm"
+) -> lookup.Found:
     """The best known schedule of a program, proven, with the rung it was found on."""
-    key = workload(program, target.id)
-    return lookup.find(program, target, key, lookup.log_directory(log_dir), _compiler_id())
+    _check_cache(cache)
+    key = workload(program, target.id, cache=cache)
+    return lookup.find(program, target, key, lookup.log_directory(log_dir), compiler_id())
 
 
 def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kernel:
@@ -76,32 +86,33 @@ def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kern
 
 
 def build_library(
-    programs: Union[Program, Schedule, Sequence[Union[Program, Schedule]]],
+    programs: Union[Buildable, Sequence[Buildable]],
     directory: Union[str, Path],
     *,
     name: str,
     target: Union[str, Target] = "native",
     version: str = "1.0.0",
     log_dir: Union[str, Path, None] = None,
+    cache: Cache = "warm",
     say: Union[Callable[[Program, lookup.Found], None], None] = None,
 ) -> Library:
-    """Build a C library of programs by their best known schedules, and of schedules as they are.
+    """Build a C library of programs by their best known schedules; of schedules, kernels and results
+    of `tune` as they are.
 
-    say: told what each kernel comes from (None: as `compile`).  Raises BuildError; an existing
-    library then stays as it was.
+    cache: as the programs were tuned for (see `tune`).  say: told what each kernel comes from (None:
+    as `compile`).  Raises BuildError; an existing library then stays as it was.
     """
     from tensordsl.codegen.library import build
 
     machine = targets.target(target)
 
     def schedule(program: Program) -> _Chosen:
-        found = best_schedule(program, machine, log_dir)
+        found = best_schedule(program, machine, log_dir, cache)
         if say is None:
-            lookup.announce(found, program, workload(program, machine.id))
+            lookup.announce(found, program, workload(program, machine.id, cache=cache))
         else:
             say(program, found)
-        measured = found.record.time_us if found.record is not None and found.rung == "record" else None
-        return _Chosen(found.schedule, found.note, measured)
+        return _Chosen(found.schedule, found.note, found.time_us)
 
     return build.build_library(programs, directory, name=name, target=machine, schedules=schedule, version=version)
 
@@ -117,8 +128,9 @@ class _Chosen:
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
-    """kernel: the winner, ready to call.  history: every candidate tried.  record: the line that
-    was written for the winner, in ``log``.  gain: default time / time with its confidence interval."""
+    """kernel: the winner, ready to call.  history: every candidate tried.  log: the file with the
+    winner's record.  gain: default time / time, the median of paired rounds and its confidence
+    interval as (low, median, high)."""
 
     kernel: Kernel
     schedule: Schedule
@@ -132,12 +144,21 @@ class TuneResult:
         return self.winner.outcome.time_us
 
     @property
+    def record(self) -> str:
+        """Where the schedule comes from, as the manifest of a library repeats it."""
+        return f"winner of {len(self.history)} trials ({self.winner.candidate}, {self.time_us:.4g} us)"
+
+    @property
     def default_time_us(self) -> float:
         return self.winner.default.time_us
 
     @property
     def gain(self) -> tuple[float, float, float]:
         return self.winner.gain
+
+
+#: What a library is built of.
+Buildable = Union[Program, Schedule, Kernel, TuneResult]
 
 
 def tune(
@@ -158,10 +179,12 @@ def tune(
     ("cold").  Every result is appended to the log at once, so a killed run continues where it was;
     Ctrl-C ends the search and keeps the best.  Raises TuneError, BuildError, RecordError.
     """
-    if trials is not None and trials < 1:
-        raise TuneError(f"tune: trials must be at least 1, got {trials}")
-    if seconds is not None and not seconds > 0:
-        raise TuneError(f"tune: seconds must be positive, got {seconds}")
+    _check_program("tune", program)
+    _check_cache(cache)
+    if trials is not None and not (isinstance(trials, int) and trials >= 1):
+        raise TuneError(f"tune: trials must be an integer of at least 1, or None, got {trials!r}")
+    if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+        raise TuneError(f"tune: seconds must be positive, or None, got {seconds!r}")
     machine = runnable(target)
     tools = toolchain()
     key = workload(program, machine.id, cache=cache)
@@ -169,9 +192,9 @@ def tune(
     log = Log.of(directory, key, program.name)
     builder = Builder(program, machine, cold=cache == "cold")
     search = Search(Space(builder.sketches, seed), builder.cost, seed)
-    with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
+    with case_folder() as folder:
         nest = builder.schedule(DEFAULT).nest
-        place = workplace(program, nest, machine, Path(folder), tools, cold=cache == "cold")
+        place = workplace(program, nest, machine, folder, tools, cold=cache == "cold")
         with Measurer(place) as measurer:
             session = Session(
                 builder, search, _Compiling(builder, tools), measurer, log, key, tools.id, lookup.processor(machine),
@@ -197,6 +220,34 @@ def runnable(target: Union[str, Target]) -> Target:
             hint="tune on such a machine; the log it writes serves every build",
         )
     return machine
+
+
+def _check_program(what: str, value: object) -> None:
+    if not isinstance(value, Program):
+        raise ProgramError(
+            f"{what} takes a Program, got {_a(value)}",
+            hint="bind the sizes of an operator first: op.bind(M=128, ...)" if isinstance(value, Operator) else None,
+        )
+
+
+def _check_cache(cache: str) -> None:
+    if cache not in get_args(Cache):
+        raise TuneError(f"there is no cache condition {cache!r}", legal=get_args(Cache))
+
+
+def _schedule_of(what: str, value: object) -> Schedule:
+    """A Schedule, or that of a kernel or of a search's result."""
+    found = getattr(value, "schedule", None) if isinstance(value, (Kernel, TuneResult)) else value
+    if not isinstance(found, Schedule):
+        raise TuneError(
+            f"{what} takes schedules, got {_a(value)}",
+            hint="td.Schedule(program), or the .schedule of a result of td.compile or td.tune",
+        )
+    return found
+
+
+def _a(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 class _Compiling:
@@ -264,7 +315,8 @@ def _keep_model(search: Search, key: Workload) -> None:
             search.model.save(lookup.model_path(key))
 
 
-def _compiler_id() -> str:
+def compiler_id() -> str:
+    """The compiler whose records are preferred ("": there is none)."""
     try:
         return toolchain().id
     except TensorDSLError:
@@ -281,17 +333,28 @@ class Verdict:
 
 
 def verify(
-    schedule: Schedule, target: Union[str, Target] = "native", cases: Sequence[str] = ("integers", "random", "special")
+    schedule: Union[Schedule, Kernel, TuneResult],
+    target: Union[str, Target] = "native",
+    cases: Sequence[str] = CASES,
+    program: Union[Program, None] = None,
 ) -> list[Verdict]:
-    """Run a schedule's kernel in a child process and compare it with the interpreter."""
+    """Run a schedule's kernel in a child process and compare it with the interpreter.
+
+    program: the definition to hold it against (None: the schedule's, which its steps may have rewritten).
+    Raises TuneError, BuildError.
+    """
+    schedule = _schedule_of("verify", schedule)
+    unknown = [c for c in cases if c not in CASES]
+    if unknown:
+        raise TuneError(f"verify: there are no inputs {unknown[0]!r}", legal=CASES)
     machine, tools = runnable(target), toolchain()
     source = to_c(schedule.nest, machine)
     compiled = compile_source(source, tools)
     job = Job(compiled.path, compiled.symbol, source.workspace_bytes)
     verdicts = []
     for name in cases:
-        with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
-            place = workplace(schedule.program, schedule.nest, machine, Path(folder), tools, names=(name,))
+        with case_folder() as folder:
+            place = workplace(program or schedule.program, schedule.nest, machine, folder, tools, names=(name,))
             with Measurer(place) as measurer:
                 [outcome] = measurer.check([job])
         error = "" if outcome.status == "ok" else f"{outcome.status}: {outcome.error}"
@@ -300,15 +363,24 @@ def verify(
 
 
 def bench(
-    schedules: Sequence[Schedule], target: Union[str, Target] = "native", rounds: int = 21, cache: Cache = "warm"
+    schedules: Sequence[Union[Schedule, Kernel, TuneResult]],
+    target: Union[str, Target] = "native",
+    rounds: int = 21,
+    cache: Cache = "warm",
+    program: Union[Program, None] = None,
 ) -> list[Outcome]:
-    """Time schedules of one program side by side (checked first), in a child process."""
+    """Time schedules of one program side by side, in a child process.  They are checked first, against
+    ``program`` (None: that of the first schedule).  Raises TuneError, BuildError."""
+    _check_cache(cache)
+    chosen = [_schedule_of("bench", s) for s in schedules]
+    if not chosen or rounds < 1:
+        raise TuneError(f"bench takes at least one schedule and one round, got {len(chosen)} and {rounds}")
     machine, tools = runnable(target), toolchain()
-    sources = [to_c(s.nest, machine) for s in schedules]
+    sources = [to_c(s.nest, machine) for s in chosen]
     compiled = [compile_source(s, tools) for s in sources]
     jobs = [Job(c.path, c.symbol, s.workspace_bytes) for c, s in zip(compiled, sources)]
-    first = schedules[0]
-    with tempfile.TemporaryDirectory(prefix="tensordsl-cases-") as folder:
-        place = workplace(first.program, first.nest, machine, Path(folder), tools, cold=cache == "cold")
+    first = chosen[0]
+    with case_folder() as folder:
+        place = workplace(program or first.program, first.nest, machine, folder, tools, cold=cache == "cold")
         with Measurer(place) as measurer:
             return measurer.duel(jobs, rounds)

@@ -30,6 +30,7 @@ from tensordsl.autotune.worker import (
     Reply,
     Time,
     Timed,
+    Unloadable,
     Workplace,
 )  # fmt: skip
 
@@ -181,12 +182,13 @@ class _Child:
     """The measuring process and the pipes to it."""
 
     def __init__(self, place: Workplace) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tensordsl-measure-")
-        path = Path(self._folder.name) / "progress"
-        path.write_bytes((-1).to_bytes(8, "little", signed=True) + bytes(8))
-        with open(path, "r+b") as file:
-            self._progress = mmap.mmap(file.fileno(), 16)
-        self._errors = open(Path(self._folder.name) / "errors", "w+b")  # noqa: SIM115 (closed in close)
+        with room_for_files():
+            self._folder = tempfile.TemporaryDirectory(prefix="tensordsl-measure-")
+            path = Path(self._folder.name) / "progress"
+            path.write_bytes((-1).to_bytes(8, "little", signed=True) + bytes(8))
+            with open(path, "r+b") as file:
+                self._progress = mmap.mmap(file.fileno(), 16)
+            self._errors = open(Path(self._folder.name) / "errors", "w+b")  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tensordsl.autotune.worker", str(path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0, start_new_session=True,
@@ -212,8 +214,14 @@ class _Child:
             raise self._death() from None
 
     def receive(self, timeout_s: float) -> Reply:
-        """The next reply.  Raises _Stopped when the child died or one run took too long."""
+        """The next reply.  Raises _Stopped when the child died or one run took too long, and
+        TuneError where it could not load a kernel."""
         reply: Reply = self._decode(self._line(timeout_s))
+        if isinstance(reply, Unloadable):
+            raise TuneError(
+                f"a compiled kernel cannot be loaded: {reply.reason}",
+                hint="was the folder of compiled kernels cleared meanwhile?  Run again: what was measured is kept",
+            )
         return reply
 
     def _line(self, timeout_s: float) -> bytes:
@@ -265,6 +273,19 @@ class _Child:
         self._errors.close()
         self._progress.close()
         self._folder.cleanup()
+
+
+@contextlib.contextmanager
+def room_for_files() -> Iterator[None]:
+    """Turns failures to write temporary files into a TuneError that says where."""
+    try:
+        yield
+    except OSError as error:  # numpy gives no errno where a disk is full
+        reason = error.strerror or str(error)
+        raise TuneError(
+            f"temporary files cannot be written in {os.environ.get('TMPDIR') or '/tmp'}: {reason}",
+            hint="inputs and expected results are kept there meanwhile: make room, or set TMPDIR to another disk",
+        ) from None
 
 
 def _signal_name(number: int) -> str:

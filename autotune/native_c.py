@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tensordsl.codegen.cache import kernel_cache
-from tensordsl.codegen.toolchain import CompileFailure, Toolchain, compile_unit, toolchain
+from tensordsl.codegen.toolchain import CompileFailure, Toolchain, compile_unit, excerpt, toolchain
 
-from tensordsl.errors import BuildError, InternalError
+from tensordsl.errors import BuildError
 from tensordsl.targets import Target
 
 
@@ -28,11 +28,20 @@ def shared_object(text: str, target: Target, flags: Sequence[str] = (), tools: T
         try:
             compile_unit(tools, text, built, every)
         except CompileFailure as failure:
-            if failure.diagnostics:
-                raise InternalError(f"a C text of the tuner does not compile: {failure.message}") from None
-            raise BuildError(f"the C compiler failed: {failure.message}") from None
+            raise BuildError(
+                f"the C compiler failed on a C text of the tuner: {failure.message}",
+                context=excerpt(text, failure.diagnostics) or None,
+                hint="if this compiler works otherwise, please report this with the text above",
+            ) from None
         return cache.put(key, built, "tuner", {"compiler": str(tools), "use": "tuner"})
 
 
 def load(path: Path) -> ctypes.CDLL:
-    return ctypes.CDLL(str(path))
+    """Raises BuildError where the system cannot load it."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(
+            f"what {toolchain()} compiled cannot be loaded: {error}",
+            hint="if the cache was cleared meanwhile, try again",
+        ) from None

@@ -17,7 +17,7 @@ def programs(spec: str, sizes: Mapping[str, int] | None = None) -> dict[str, Pro
     sizes: dimensions that bind an operator, or bind a Program's operator anew.  Raises ProgramError
     for a missing file or name, a file that raises, and sizes that do not fit.
     """
-    path, names = _split(spec)
+    path, names = split(spec)
     module = _run(path)
     found = {n: v for n, v in vars(module).items() if not n.startswith("_")}
     bound = {n: v for n, v in found.items() if isinstance(v, Program)}
@@ -44,23 +44,30 @@ def programs(spec: str, sizes: Mapping[str, int] | None = None) -> dict[str, Pro
             legal=[f"{n}({', '.join(v.dims)}), not bound" for n, v in operators.items()] or None,
             hint="bind an operator: matmul512 = matmul.bind(M=512, K=512, N=512), or give --set M=512 ...",
         )
-    return bound
+    # a second name for a Program is no second Program
+    return {n: v for n, v in bound.items() if next(m for m, w in bound.items() if w is v) == n}
 
 
-def _split(spec: str) -> tuple[Path, list[str]]:
+def split(spec: str) -> tuple[Path, list[str]]:
     """FILE:NAME,NAME or FILE:NAME:NAME; a drive letter is part of the file."""
     head, *names = spec.split(":")
     if len(head) == 1 and names and names[0][:1] in ("\\", "/"):
         head, names = f"{head}:{names[0]}", names[1:]
-    return Path(head), [n for part in names for n in part.split(",") if n]
+    found = [n for part in names for n in part.split(",")]
+    if not head or not all(found):
+        what = "no file before" if not head else "no name after"
+        raise ProgramError(f"{spec!r} has {what} the colon" if spec else "the name of the file is empty",
+                           hint="give FILE.py, or FILE.py:NAME")  # fmt: skip
+    return Path(head), found
 
 
 def _run(path: Path) -> ModuleType:
+    if path.is_dir():
+        raise ProgramError(f"{path} is a folder", hint="give a Python file: FILE.py or FILE.py:NAME")
     if not path.is_file():
         near = closest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
         raise ProgramError(
             f"there is no file {path}",
-            location=Location(str(path), 1),
             hint=f"did you mean {path.with_name(near)}?" if near else "give a Python file: FILE.py or FILE.py:NAME",
         )
     return load_module(path)
@@ -106,7 +113,9 @@ def parse_sizes(items: Sequence[str]) -> dict[str, int]:
     for item in items:
         for part in item.split(","):
             name, equals, value = part.partition("=")
-            if not (equals and name.strip().isidentifier() and value.strip().isdigit()):
+            name, value = name.strip(), value.strip()
+            if not (equals and name.isidentifier() and value.isascii() and value.isdigit() and len(value) < 30):
                 raise ProgramError(f"--set {item} is not NAME=SIZE", hint="such as --set M=512")
-            sizes[name.strip()] = int(value)
+            if sizes.setdefault(name, int(value)) != int(value):
+                raise ProgramError(f"--set gives {name} two sizes: {sizes[name]} and {int(value)}")
     return sizes

@@ -116,7 +116,7 @@ class Progress:
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(line))
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
         elif now - self._last >= self.every_s or session.phase != self._phase:
             self._last, self._phase = now, session.phase
             print(line, file=self.stream, flush=True)

@@ -14,14 +14,17 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from tensordsl.autotune.workload import Workload
 
-from tensordsl.errors import RecordError
+from tensordsl.errors import RecordError, ScheduleError
 
 SCHEMA = 1
+
+#: A time of one call in microseconds.
+Sample = Annotated[float, msgspec.Meta(gt=0)]
 
 #: ok: measured and right.  The others say why a candidate has no time.
 Status = Literal["ok", "build_error", "wrong_result", "timeout", "crash", "invalid"]
@@ -62,9 +65,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace: Any = None
     status: Status
     error: str = ""
-    samples_us: tuple[float, ...] = ()
-    reference_us: tuple[float, ...] = ()
-    default_us: tuple[float, ...] = ()
+    samples_us: tuple[Sample, ...] = ()
+    reference_us: tuple[Sample, ...] = ()
+    default_us: tuple[Sample, ...] = ()
     gain: tuple[float, float, float] | None = None
     date: str = ""
 
@@ -127,8 +130,11 @@ class Log:
             with self._lock():
                 self._write(data, sync=record.kind == "winner")
         except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
-            raise RecordError(f"cannot write the tuning log {self.path}: {reason}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise RecordError(
+                f"cannot write the tuning log {self.path}: {'the disk is full' if full else error.strerror or error}",
+                hint="what was measured before is in the log; with room, or another --log-dir, the search goes on",
+            ) from error
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -164,6 +170,9 @@ class Log:
     def scan(self, containing: str = "") -> Iterator[Record | Problem]:
         """Every line as a record or as the reason why it is none.  containing: only lines with
         this text (a digest) are decoded.  Raises RecordError where the file cannot be read."""
+        return (item for _, item in self._numbered(containing))
+
+    def _numbered(self, containing: str = "") -> Iterator[tuple[int, Record | Problem]]:
         needle = containing.encode()
         try:
             data = self.path.read_bytes()
@@ -175,7 +184,7 @@ class Log:
         last = len(lines) - 1
         for number, line in enumerate(lines):
             if line.strip() and needle in line:
-                yield self._parse(line, number + 1, torn=number == last)
+                yield number + 1, self._parse(line, number + 1, torn=number == last)
 
     def _parse(self, line: bytes, number: int, torn: bool) -> Record | Problem:
         try:
@@ -201,14 +210,26 @@ class Log:
         return found
 
     def check(self) -> int:
-        """The number of records.  Raises RecordError for the first line that is none."""
+        """The number of records.  Raises RecordError for the first line that is none, or whose
+        schedule cannot be read."""
         count = 0
-        for item in self.scan():
-            if isinstance(item, Problem):
-                hint = "remove the line; it is skipped otherwise" if item.torn else "correct or remove the line"
-                raise RecordError(str(item), hint=hint)
+        for number, item in self._numbered():
+            problem = item if isinstance(item, Problem) else self._trace_problem(item, number)
+            if problem is not None:
+                hint = "remove the line; it is skipped otherwise" if problem.torn else "correct or remove the line"
+                raise RecordError(str(problem), hint=hint)
             count += 1
         return count
+
+    def _trace_problem(self, record: Record, number: int) -> Problem | None:
+        from tensordsl.schedules.trace import Trace
+
+        try:
+            if record.trace is not None or record.status == "ok":
+                Trace.from_json(record.trace)
+        except ScheduleError as error:
+            return Problem(str(self.path), number, f"not a schedule: {error.message}")
+        return None
 
 
 _WARNED: set[tuple[str, int, str]] = set()
@@ -225,9 +246,11 @@ def _warn(problems: Iterable[Problem]) -> None:
 
 
 def logs(directory: str | os.PathLike[str], target: str | None = None) -> list[Log]:
-    """Every log of a directory (of one target, or of all), sorted by path."""
+    """Every log of a directory (of one target, or of all), sorted by path.  The directory may also
+    be that of a single target, or one log."""
     base = Path(directory)
     if base.is_file():
         return [Log(base)]
-    pattern = f"{file_name(target)}/*.jsonl" if target else "*/*.jsonl"
-    return [Log(p) for p in sorted(base.glob(pattern))]
+    if target:
+        return [Log(p) for p in sorted(base.glob(f"{file_name(target)}/*.jsonl"))]
+    return [Log(p) for p in sorted([*base.glob("*.jsonl"), *base.glob("*/*.jsonl")])]

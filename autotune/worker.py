@@ -107,7 +107,13 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     pinned: int
 
 
-Reply = Checked | Timed | Ready
+class Unloadable(msgspec.Struct, tag="unloadable", frozen=True):
+    """A shared object that the system does not load; the process ends.  reason: the system's words."""
+
+    reason: str
+
+
+Reply = Checked | Timed | Ready | Unloadable
 
 
 class Guarded:
@@ -134,7 +140,7 @@ class Worker:
     def __init__(self, place: Workplace, progress: mmap.mmap) -> None:
         self.place = place
         self.progress = progress
-        self.timing = ctypes.CDLL(place.timing_library)
+        self.timing = _load(place.timing_library)
         for name in ("tuner_time", "tuner_time_cold", "tuner_reference"):
             getattr(self.timing, name).restype = ctypes.c_int64
         self.buffers = [Guarded(p.shape, np.dtype(p.dtype)) for p in place.parameters]
@@ -181,7 +187,7 @@ class Worker:
 
     def check(self, item: Item) -> Checked:
         """Run every case once and compare."""
-        library = ctypes.CDLL(item.path)
+        library = _load(item.path)
         self.loaded[item.number] = (ctypes.cast(getattr(library, item.symbol), ctypes.c_void_p), item)
         taken = 0.0
         for case in self.place.cases:
@@ -274,6 +280,17 @@ class Worker:
         return taken
 
 
+class _NotLoaded(Exception):
+    """A shared object that the system does not load."""
+
+
+def _load(path: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(path)
+    except OSError as error:
+        raise _NotLoaded(str(error)) from None
+
+
 def _same_bytes(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     return np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b.astype(a.dtype)).tobytes()
 
@@ -326,18 +343,21 @@ def main() -> None:
     decode = msgspec.json.Decoder(Command).decode
     place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Workplace)
     pinned = _pin(place.core)
-    worker = Worker(place, progress)
-    replies.write(encode(Ready(pinned)) + b"\n")
-    for line in sys.stdin.buffer:
-        command = decode(line)
-        if isinstance(command, Check):
-            for item in command.items:
-                reply = worker.check(item)
-                replies.write(encode(reply) + b"\n")
-                if reply.fatal:
-                    os._exit(0)
-        else:
-            replies.write(encode(worker.time(command)) + b"\n")
+    try:
+        worker = Worker(place, progress)
+        replies.write(encode(Ready(pinned)) + b"\n")
+        for line in sys.stdin.buffer:
+            command = decode(line)
+            if isinstance(command, Check):
+                for item in command.items:
+                    reply = worker.check(item)
+                    replies.write(encode(reply) + b"\n")
+                    if reply.fatal:
+                        os._exit(0)
+            else:
+                replies.write(encode(worker.time(command)) + b"\n")
+    except _NotLoaded as error:
+        replies.write(encode(Unloadable(str(error))) + b"\n")
 
 
 if __name__ == "__main__":

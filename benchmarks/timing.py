@@ -37,22 +37,12 @@ long peak(long n) {
 
 def compile_c(text: str, *flags: str) -> ctypes.CDLL:
     """A shared object from C text, built with gcc -march=native and the given flags."""
-    folder = Path(tempfile.mkdtemp(prefix="tensordsl-bench-"))
-    (folder / "k.c").write_text(text)
-    command = [
-        "gcc",
-        "-march=native",
-        "-shared",
-        "-fPIC",
-        "-w",
-        *flags,
-        "-o",
-        str(folder / "k.so"),
-        str(folder / "k.c"),
-        "-lm",
-    ]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(folder / "k.so"))
+    with tempfile.TemporaryDirectory(prefix="tensordsl-bench-") as name:
+        source, library = Path(name) / "k.c", Path(name) / "k.so"
+        source.write_text(text)
+        command = ["gcc", "-march=native", "-shared", "-fPIC", "-w", *flags, "-o", str(library), str(source), "-lm"]
+        subprocess.run(command, check=True)
+        return ctypes.CDLL(str(library))
 
 
 def peak_kernel(vector_bytes: int = 64) -> tuple[Callable[[], Any], float]:

@@ -31,6 +31,8 @@ GRACE_S = 600.0
 LOW_WATER = 0.8
 #: The size is looked at once this share of the bound was written by this process.
 CHECK_SHARE = 0.02
+#: What to do where the folder cannot be written.
+ELSEWHERE = "compiled kernels are kept there: set TD_CACHE_DIR to a folder that can be written"
 #: Work folders older than this belong to processes that died.
 STALE_S = 3600.0
 
@@ -95,7 +97,7 @@ class KernelCache:
                     if not (folder / "entry.json").exists():  # not merely lost the race
                         raise
             except OSError as error:
-                raise storage_error(error, folder) from None
+                raise storage_error(error, folder, ELSEWHERE) from None
         self._unchecked_bytes += library.stat().st_size
         if self._unchecked_bytes > CHECK_SHARE * self.limit_bytes:
             self.prune()
@@ -109,7 +111,7 @@ class KernelCache:
             base.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(dir=base))
         except OSError as error:
-            raise storage_error(error, base) from None
+            raise storage_error(error, base, ELSEWHERE) from None
         try:
             yield folder
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -38,6 +39,7 @@ BASE_FLAGS = (
 TIMEOUT_S = 60.0
 #: Lines of C shown on each side of a compiler's error.
 CONTEXT_LINES = 2
+_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _DIAGNOSTIC = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?:\d+:)? (?P<kind>fatal error|error): (?P<text>.*)$", re.M)
 
@@ -76,8 +78,36 @@ class Toolchain:
         return f"{self.kind}-{self.version}-{self.machine}"
 
     def flags(self, target: Target, extra: Sequence[str] = ()) -> tuple[str, ...]:
-        """Flags for code of a target, without those that say what is produced."""
+        """Flags for code of a target, without those that say what is produced.
+
+        Raises BuildError where this compiler is one for another architecture.
+        """
+        if target.architecture and self.architecture and target.architecture != self.architecture:
+            raise BuildError(
+                f"{self} compiles for {self.architecture}, the target {target} needs {target.architecture}",
+                hint=f"set TD_CC to a compiler for it: {target.architecture}-linux-gnu-gcc, or "
+                f'"clang --target={target.architecture}-linux-gnu"',
+            )
         return (*BASE_FLAGS, *target.compiler_flags, *extra)
+
+    @property
+    def architecture(self) -> str:
+        """x86_64 or aarch64; "" for others, which the targets do not tell apart."""
+        return _ARCHITECTURES.get(self.machine.split("-")[0].lower(), "")
+
+    def companion(self, name: str) -> str | None:
+        """The program ``name`` (ar, objcopy) that reads what this compiler writes; None: not installed."""
+        names = [name, f"llvm-{name}"]
+        if self.kind == "clang" and self.architecture != _ARCHITECTURES.get(platform.machine().lower(), ""):
+            names.reverse()  # those of the system know its own machine only
+        for wanted in names:
+            asked = subprocess.run(
+                [*self.command, f"-print-prog-name={wanted}"], capture_output=True, text=True, timeout=TIMEOUT_S
+            )
+            found = shutil.which(asked.stdout.strip() or wanted) or shutil.which(wanted)
+            if found:
+                return found
+        return None
 
     def __str__(self) -> str:
         return f"{self.kind} {self.version} ({self.machine})"
@@ -204,8 +234,16 @@ def run(
     if _DISK_FULL.search(printed):
         raise disk_full(folder)
     found = [Diagnostic(int(m["line"]), m["text"]) for m in _DIAGNOSTIC.finditer(printed)]
-    reason = found[0].text if found else (_first_lines(printed, 1) or f"exit status {process.returncode}")
+    reason = found[0].text if found else (_first_lines(printed, 1) or _ending(process.returncode))
     raise CompileFailure(f"{Path(command[0]).name}: {reason}", found, printed)
+
+
+def _ending(status: int) -> str:
+    """How a tool that printed nothing ended."""
+    with contextlib.suppress(ValueError):
+        if status < 0:
+            return f"it crashed ({signal.Signals(-status).name})"
+    return f"exit status {status}"
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
@@ -255,11 +293,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise storage_error(error, path) from None
 
 
-def storage_error(error: OSError, path: Path) -> BuildError:
-    """The BuildError for a failed write."""
+def storage_error(error: OSError, path: Path, hint: str = "") -> BuildError:
+    """The BuildError for a failed write.  hint: how to choose another place."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(path.parent)
     return BuildError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="check the permissions of that folder, or choose another",
+        hint=hint or "check the permissions of that folder, or choose another",
     )

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from tensordsl.autotune.why import why  # noqa: E402
+from tensordsl.codegen.toolchain import toolchain  # noqa: E402
 
 import tensordsl as td  # noqa: E402
 from tensordsl.targets import target  # noqa: E402
@@ -78,7 +79,7 @@ def main() -> None:
         result = td.tune(program, trials=options.trials, seconds=options.seconds, log_dir=out / "tuning_logs")
         rng = np.random.default_rng(0)
         inputs = [rng.standard_normal(t.shape).astype("float32") for t in program.inputs]
-        wrong = [v for v in td.verify(result.schedule) if v.error]
+        wrong = [v for v in td.verify(result, program=program) if v.error]
         reference = best_us(partial(NUMPY[program.name], *inputs))
         rows.append((program, result, reference, wrong))
     table = Table(title="One core, microseconds; share of the measured multiply-add peak")
@@ -92,22 +93,13 @@ def main() -> None:
             str(len(result.history)), "no" if wrong else "yes",
         )  # fmt: skip
     Console(width=120).print(table)
-    library = td.build_library([result.schedule for _, result, _, _ in rows], out / "demo", name="demo")
+    library = td.build_library([result for _, result, _, _ in rows], out / "demo", name="demo")
     print(f"library: {library}")
     binary = out / "use_library"
-    cc = os.environ.get("CC", "gcc")
     command = [
-        cc,
-        "-O2",
-        "-o",
-        str(binary),
-        str(HERE / "use_library.c"),
-        f"-I{out}/demo/include",
-        f"-L{out}/demo/lib",
-        "-ldemo",
-        "-lm",
-        f"-Wl,-rpath,{(out / 'demo/lib').resolve()}",
-    ]
+        *toolchain().command, "-O2", "-o", str(binary), str(HERE / "use_library.c"), f"-I{out}/demo/include",
+        f"-L{out}/demo/lib", "-ldemo", "-lm", f"-Wl,-rpath,{(out / 'demo/lib').resolve()}",
+    ]  # fmt: skip
     subprocess.run(command, check=True)
     print(f"{' '.join(command)}\n{binary}")
     subprocess.run([str(binary)], check=True)

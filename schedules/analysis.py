@@ -22,6 +22,11 @@ def definition_of(t: Tensor) -> Definition:
     return t.definition
 
 
+def tensor_names(program: Program) -> list[str]:
+    """The names that a new tensor cannot have."""
+    return [t.name for t in (*program.inputs, *program.tensors)]
+
+
 def cost(e: Expr) -> int:
     """The cost of evaluating an expression once, reads not counted."""
     return sum(COST.get(x.name, 1) for x in expr.walk(e) if isinstance(x, Op) and x.name != "cast")

@@ -17,7 +17,9 @@ from tensordsl.schedules.analysis import (
     instances,
     register_tile,
     stride,
+    tensor_names,
 )  # fmt: skip
+from tensordsl.schedules.locate import fresh
 
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -56,8 +58,15 @@ class Plan:
 
 def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     """The plan, and the program after its definition steps (partial reductions of one vector)."""
-    from tensordsl.schedules.primitives.definitions import factored, inline_in_program, steady_divisor, with_reciprocal
+    from tensordsl.schedules.primitives.definitions import (
+        factored,
+        inline_in_program,
+        inverse_name,
+        steady_divisor,
+        with_reciprocal,
+    )
 
+    written = program
     inline: list[str] = []
     while (name := inlinable(program)) is not None:
         inline.append(name)
@@ -68,7 +77,7 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     for t in program.tensors:
         if t.name not in cyclic and steady_divisor(t) is not None:
             reciprocals.append(t.name)
-            program = with_reciprocal(program, t.name, f"{t.name}_inv")
+            program = with_reciprocal(program, t.name, inverse_name(program, t.name))
     tiles = {t.name: x for t in program.tensors if t.name not in cyclic and (x := _tile(t)) is not None}
     partial = {}
     for t in program.tensors:
@@ -79,8 +88,8 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
             partial[t.name] = axis
     for stage, axis in partial.items():
         lanes = target.lanes(program[stage].dtype)
-        program = factored(program, stage, axis, 2 * lanes, partial_name(stage))
-        program = factored(program, stage, f"{axis}.l", lanes, lanes_name(stage))
+        program = factored(program, stage, axis, 2 * lanes, partial_name(written, stage))
+        program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
     epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
     placements = _placements(program, tiles, epilogues)
     placed = {p.stage for p in placements} | set(epilogues.values())
@@ -88,14 +97,14 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     return Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots), program
 
 
-def partial_name(stage: str) -> str:
-    """The stage that holds the partial results of a reduction."""
-    return f"{stage}_rf"
+def partial_name(program: Program, stage: str) -> str:
+    """The stage that holds the partial results of a reduction of the program as it was written."""
+    return fresh(f"{stage}_rf", tensor_names(program))
 
 
-def lanes_name(stage: str) -> str:
+def lanes_name(program: Program, stage: str) -> str:
     """The stage that adds the vectors of partial results up to one."""
-    return f"{stage}_lanes"
+    return fresh(f"{stage}_lanes", tensor_names(program))
 
 
 def _reduction_vector_axis(t: Tensor) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ from tensordsl.errors import ProgramError, closest
 #: Sizes of named dimensions while an operator is being bound (see operator.py).
 DIMENSIONS: ContextVar[Mapping[str, int]] = ContextVar("tensordsl_dimensions", default=MappingProxyType({}))
 Extent = Union[int, str]
+#: Elements of a tensor or iterations of an axis: byte offsets of any of them fit in 64 bits.
+MOST = 2**60
 
 _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -27,7 +30,7 @@ _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
 def extent(value: Extent) -> int:
     """A size: an integer, or an expression in the dimensions of the operator being bound.
 
-    Raises ProgramError for unknown dimensions and for sizes that are negative or no integers.
+    Raises ProgramError for unknown dimensions and for sizes that are negative, too large or no integers.
     """
     if isinstance(value, str):
         size = _evaluate(parse(value), value, DIMENSIONS.get())
@@ -37,14 +40,19 @@ def extent(value: Extent) -> int:
         size = value.__index__()
     if size < 0:
         raise ProgramError(f"a size must not be negative, got {size}" + (f" for {value!r}" if size != value else ""))
+    if size > MOST:
+        raise ProgramError(f"a size must be at most 2**60 (offsets are 64-bit integers), got {size}")
     return size
 
 
 def sizes(shape: Extent | Sequence[Extent]) -> tuple[int, ...]:
     """A shape as integers; a single extent is a shape of rank 1."""
-    if isinstance(shape, (tuple, list)):
-        return tuple(extent(s) for s in shape)
-    return (extent(shape),)  # type: ignore[arg-type]
+    if not isinstance(shape, (tuple, list)):
+        return (extent(shape),)  # type: ignore[arg-type]
+    found = tuple(extent(s) for s in shape)
+    if math.prod(found) > MOST:
+        raise ProgramError(f"the shape {list(found)} has {math.prod(found)} elements, at most 2**60 can be addressed")
+    return found
 
 
 def parse(text: str) -> ast.expr:

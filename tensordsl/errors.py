@@ -22,6 +22,11 @@ _INTERNAL = (
     ),
     _PACKAGE + os.sep,
 )
+# A frame of Python's own library (a thread pool, contextlib) is never the user's line.
+_PYTHON = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = tuple(os.path.join(_PYTHON, folder) + os.sep for folder in ("site-packages", "dist-packages"))
+#: Files of this package that are called by machinery (the command line's by click), not by a user's line.
+_ENTRY_FILES: set[str] = set()
 
 
 class Location(NamedTuple):
@@ -35,12 +40,20 @@ class Location(NamedTuple):
         return f"{self.file if path.startswith('..') else path}:{self.line}"
 
 
+def entry_file(file: str) -> None:
+    """Declare a file (its ``__file__``) as an entry of the package: what calls it is no user's line."""
+    _ENTRY_FILES.add(file)
+
+
 def user_location() -> Location | None:
     """The first frame outside this package, or None where there is none."""
     frame = sys._getframe(1)
     while frame is not None:
-        if _is_users(frame.f_code.co_filename):
-            return Location(frame.f_code.co_filename, frame.f_lineno)
+        file = frame.f_code.co_filename
+        if file in _ENTRY_FILES:
+            return None
+        if _is_users(file):
+            return Location(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
@@ -56,7 +69,9 @@ def traceback_location(error: BaseException) -> Location | None:
 
 
 def _is_users(file: str) -> bool:
-    return not file.startswith(_INTERNAL) and not file.startswith("<")
+    if file.startswith((*_INTERNAL, "<")):
+        return False
+    return not file.startswith(_PYTHON) or file.startswith(_INSTALLED)
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from tensordsl.codegen.c.printer import to_c
 from tensordsl.codegen.source import Source, unit
 from tensordsl.schedules.loopnest import LoopNest
@@ -39,7 +41,13 @@ class Call(ctypes.Structure):
     )
 
 
-def compile_text(text: str, target: Target, compiler: str = "gcc", flags: Sequence[str] = ()) -> ctypes.CDLL:
+#: The compiler of tests that do not choose one.
+COMPILER = next((c for c in ("gcc", "clang") if shutil.which(c)), "gcc")
+
+
+def compile_text(text: str, target: Target, compiler: str = COMPILER, flags: Sequence[str] = ()) -> ctypes.CDLL:
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
     folder = Path(tempfile.mkdtemp(prefix="printed_"))
     (folder / "unit.c").write_text(text)
     command = [compiler, *FLAGS, *target.compiler_flags, *flags, "-o", "unit.so", "unit.c", "-lm"]
@@ -51,7 +59,7 @@ def compile_text(text: str, target: Target, compiler: str = "gcc", flags: Sequen
 class Printed:
     """Kernels of several nests, by name, printed for one target and compiled together."""
 
-    def __init__(self, nests: Mapping[str, LoopNest], target: Target, compiler: str = "gcc") -> None:
+    def __init__(self, nests: Mapping[str, LoopNest], target: Target, compiler: str = COMPILER) -> None:
         self.nests = dict(nests)
         self.sources: dict[str, Source] = {name: to_c(nest, target, f"k_{name}") for name, nest in nests.items()}
         self.library = compile_text(unit(self.sources.values()), target, compiler)

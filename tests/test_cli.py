@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from tensordsl.autotune.cli import main
 from tensordsl.autotune.records import Log, Record
@@ -53,6 +56,7 @@ def run(capsys):
         text = said.out + said.err
         assert caught.value.code == status, text
         assert "Traceback" not in text
+        assert "site-packages" not in text and "contextlib" not in text  # no line of ours or of a library
         return text
 
     return call
@@ -137,6 +141,19 @@ def test_set_binds_operators(run):
         (("show", "operators.py:product", "--set", "M=4"), "--set does not apply"),
         (("show", "operators.py", "--set", "Q=4"), "no operator of operators.py has exactly the dimensions Q"),
         (("show", "operators.py:add_rows", "--set", "M=x"), "--set M=x is not NAME=SIZE"),
+        (("show", "operators.py:add_rows", "--set", "M=²,N=1"), "--set M=²,N=1 is not NAME=SIZE"),
+        (("show", "operators.py:add_rows", "--set", "M=1", "--set", "M=2"), "--set gives M two sizes: 1 and 2"),
+        (("show", "operators.py:add_rows", "--set", f"M={10**20},N=1"), "a size must be at most 2**60"),
+        (("show", "operators.py:add_rows", "--set", f"M={10**18},N=2"), "at most 2**60 can be addressed"),
+        (("show", "operators.py:"), "'operators.py:' has no name after the colon"),
+        (("show", ":scale"), "':scale' has no file before the colon"),
+        (("show", ""), "the name of the file is empty"),
+        (("show", "."), ". is a folder"),
+        (("show", "operators.py:scale", "--target", "AVX2"), "did you mean 'avx2'"),
+        (("show", "operators.py:scale", "--why", "--target", "neon"), "cannot be measured on this machine"),
+        (("build", "operators.py:scale", "-o", "", "--name", "x"), "the name of the folder is empty"),
+        (("build", "operators.py:scale", "copy.py:scale", "-o", "out", "--name", "x"), "have the same sizes"),
+        (("log", "stats", "nowhere"), "RecordError: there is no nowhere"),
         (("show", "raises.py"), "raises.py raised ZeroDivisionError: division by zero"),
         (("show", "raises.py"), "--> raises.py:2"),
         (("show", "exits.py"), "exits.py raised SystemExit: 3"),
@@ -156,6 +173,7 @@ def test_set_binds_operators(run):
 def test_errors(place, run, arguments, message):
     if "neon" in arguments and _arm():
         arguments = tuple("avx2" if a == "neon" else a for a in arguments)
+    (place / "copy.py").write_text(OPERATORS)
     (place / "raises.py").write_text("import tensordsl as td\nx = 1 / 0\n")
     (place / "exits.py").write_text("raise SystemExit(3)\n")
     (place / "syntax.py").write_text("def f(:\n")
@@ -173,6 +191,125 @@ def _arm() -> bool:
     from tensordsl import targets
 
     return targets.target("native").isa == "neon"
+
+
+def test_two_files_with_one_name(place, run):
+    (place / "other.py").write_text(OPERATORS.replace("24, 32", "5, 7").replace('name="scale"', 'name="other"'))
+    said = run("build", "operators.py:scale", "other.py:scale", "-o", "out", "--name", "demo")
+    assert "\nother.py:scale: no record" in said
+    assert "demo_scale_float32" in said and "demo_other_float32" in said
+
+
+def test_a_second_name_for_a_program_is_no_second_program(place, run):
+    (place / "alias.py").write_text(OPERATORS + "\nagain = scale\n")
+    assert "again" not in run("build", "alias.py", "-o", "out", "--name", "demo")
+
+
+def test_a_bug_of_ours_says_so_with_its_trace(run, monkeypatch, capsys):
+    from tensordsl.autotune import driver
+
+    def broken(*_):
+        raise KeyError("lost")
+
+    monkeypatch.setattr(driver, "best_schedule", broken)
+    with pytest.raises(SystemExit) as caught:
+        main(["show", "operators.py:scale"])
+    said = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert said.startswith("InternalError: KeyError: 'lost'") and "Traceback" in said and "please report" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_the_output(place):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tensordsl.autotune.cli", "show", "operators.py:scale"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=place,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "OSError: No space left on device"
+
+
+def test_warnings_are_one_line(place, run):
+    run("tune", "operators.py:scale", "--trials", "1")
+    [path] = (place / "tuning_logs").glob("*/scale.jsonl")
+    with open(path, "ab") as file:
+        file.write(path.read_bytes()[:200])
+    said = run("show", "operators.py:scale", "--trace")
+    [line] = [x for x in said.splitlines() if "skipped" in x]
+    assert line.startswith("warning: tuning log line skipped: ") and ":3: torn" in line
+    assert "log.read" not in said
+
+
+def test_cold_records_are_found_with_cold(run):
+    run("tune", "operators.py:scale", "--trials", "1", "--cold")
+    assert "scale: record of" in run("show", "operators.py:scale", "--cold")
+    assert "scale: no record" in run("show", "operators.py:scale")
+    assert "scale: record of" in run("build", "operators.py:scale", "-o", "out", "--name", "demo", "--cold")
+    assert "scale: record of" in run("verify", "operators.py:scale", "--cold")
+    said = run("bench", "operators.py:scale", "--cold")
+    assert "scale: record of" in said and "it is the default" in said
+
+
+def test_a_record_of_another_processor_still_builds(place, run):
+    run("tune", "operators.py:scale", "--trials", "1")
+    [path] = (place / "tuning_logs").glob("*/scale.jsonl")
+    lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    for line in lines:
+        line["processor"] = {"vendor": "Vendor", "family": 1, "model": 2, "name": "other_lake"}
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    assert "us on other_lake)" in run("build", "operators.py:scale", "-o", "out", "--name", "demo")
+    kernel = json.loads((place / "out/share/demo/manifest.json").read_text())["operators"][0]["kernels"][0]
+    assert "on other_lake" in kernel["record"] and kernel["measured_us"] is None
+    assert "not measured" in run("show", "operators.py:scale", "--why")  # nothing is said of this machine
+    assert "other_lake" in run("log", "best")
+
+
+def test_a_record_serves_the_same_definition_under_other_names(place, run):
+    run("tune", "operators.py:product", "--trials", "2")
+    renamed = OPERATORS.replace('"a"', '"left"').replace('"b"', '"right"').replace('name="c"', 'name="a"')
+    (place / "renamed.py").write_text(renamed.replace('name="product"', 'name="mine"'))
+    assert "product: record of" in run("build", "renamed.py:product", "-o", "out", "--name", "demo")
+    assert "const float *left, const float *right, float *a" in (place / "out/include/demo.h").read_text()
+    assert "agrees bit by bit" in run("verify", "renamed.py:product")
+    assert "record" in run("bench", "renamed.py:product")
+    assert "# names are those of the record: a is left, b is right, c is a" in run(
+        "show", "renamed.py:product", "--trace"
+    )
+
+
+def test_results_of_a_search_are_built_with_their_record(tmp_path):
+    from tensordsl.autotune.operator_files import programs
+
+    import tensordsl as td
+
+    result = td.tune(programs("operators.py:scale")["scale"], trials=1, log_dir=tmp_path / "logs")
+    td.build_library([result], tmp_path / "out", name="demo")
+    kernel = json.loads((tmp_path / "out/share/demo/manifest.json").read_text())["operators"][0]["kernels"][0]
+    assert kernel["record"].startswith("winner of 1 trials (default") and kernel["measured_us"] == result.time_us
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("exit 1", "exit status 1"),
+        ("kill -SEGV $$", "it crashed (SIGSEGV)"),
+        ('echo "x.c:1:1: error: I will not" >&2; exit 1', "I will not"),
+        ("exit 0", "wrote no output"),
+    ],
+)
+def test_a_compiler_that_fails(place, run, monkeypatch, behaviour, message):
+    real = os.environ.get("TD_CC") or next(c for c in ("gcc", "clang", "cc") if shutil.which(c))
+    compiler = place / "compiler"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-dM*|*-dump*) exec {real} "$@";; esac\n{behaviour}\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("TD_CC", str(compiler))
+    monkeypatch.setenv("TD_CACHE_DIR", str(place / "cache"))
+    for command in (["build", "-o", "out", "--name", "demo"], ["tune"], ["verify"], ["bench"], ["show", "--why"]):
+        said = run(command[0], "operators.py:scale", *command[1:], status=2)
+        assert "BuildError: " in said and message in said
+    assert not (place / "out").exists()
+    assert not list((place / "tuning_logs").iterdir())
 
 
 def test_no_compiler(run, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -244,9 +245,10 @@ def test_a_program_that_is_no_c_compiler() -> None:
 
 def test_the_compiler_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TD_CC", raising=False)
-    monkeypatch.setenv("CC", "gcc -m64")
+    name = "gcc" if shutil.which("gcc") else "clang"
+    monkeypatch.setenv("CC", f"{name} -m64")
     assert toolchain().command[1:] == ("-m64",)
-    monkeypatch.setenv("TD_CC", "gcc")
+    monkeypatch.setenv("TD_CC", name)
     assert toolchain().command[1:] == ()
     assert toolchain().kind in toolchain().id and toolchain().version[0].isdigit()
 

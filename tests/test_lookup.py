@@ -81,6 +81,39 @@ def test_exact_record_is_replayed(tmp_path):
     assert "record of 2026-01-01" in found.note
 
 
+def test_a_schedule_comes_in_the_names_of_the_program(tmp_path):
+    """Those of the record's operator that stand in the way give way."""
+    write(tmp_path, scaled_sum(16, 16, 32), DEFAULT)  # makes y_acc and w_v
+    program = scaled_sum(16, 16, 32, "w y_acc w_v", renamed=True)
+    found = find(program, tmp_path)
+    nest = found.schedule.nest
+    assert [p.name for p in nest.parameters] == ["w", "y_acc", "w_v"]
+    assert [t.name for t in nest.program.outputs] == ["w_v"] and found.schedule.program is nest.program
+    assert find_violation(nest) is None
+    assert lookup.foreign_names(found.record, program) == "x is w, w is y_acc, y is w_v, i is u, j is v, k is z"
+    assert lookup.foreign_names(found.record, scaled_sum(16, 16, 32)) == ""
+
+
+def test_names_that_a_schedule_would_make_may_be_taken():
+    """The default schedule is the same whatever the tensors are called."""
+    from tensordsl.schedules.default import default_schedule
+
+    usual = default_schedule(scaled_sum(16, 16, 32), TARGET)
+    for names in ("y_acc w y", "w_v w y", "x y_acc w_v"):
+        other = default_schedule(scaled_sum(16, 16, 32, names), TARGET)
+        assert [step.name for step in other.trace] == [step.name for step in usual.trace]
+
+    def softmax(name: str, output: str) -> Program:
+        x = td.placeholder((16, 200), name=name)
+        y = td.ops.softmax(x)
+        return Program([x], [td.compute((16, 200), lambda i, j: y[i, j], name=output)], name="rows")
+
+    usual = default_schedule(softmax("x", "y"), TARGET)
+    for names in (("y_inv", "y"), ("x_max_rf", "y"), ("x_sum_lanes", "y"), ("x_max", "y_inv")):
+        other = default_schedule(softmax(*names), TARGET)
+        assert [step.name for step in other.trace] == [step.name for step in usual.trace]
+
+
 def test_names_do_not_matter(tmp_path):
     program = scaled_sum(16, 16, 32)
     write(tmp_path, program, some_candidate(program))
@@ -92,8 +125,7 @@ def test_names_do_not_matter(tmp_path):
 
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((16, 16)).astype("float32"), rng.standard_normal((16, 32)).astype("float32")
-    names = [p.name for p in found.schedule.nest.parameters]
-    out = interpret(found.schedule.nest, dict(zip(names, (a, b))))[names[2]]
+    out = interpret(found.schedule.nest, {"left": a, "right": b})["out"]
     np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
 
 
@@ -116,6 +148,41 @@ def test_last_winner_counts_and_own_compiler_comes_first(tmp_path):
     write(tmp_path, program, c, 1.0, kind="candidate")
     assert find(program, tmp_path, toolchain="gcc-test").record == newer
     assert find(program, tmp_path, toolchain="clang-test").record == own
+
+
+def test_a_record_that_does_not_replay_gives_way_to_the_one_before(tmp_path):
+    program = scaled_sum(16, 16, 32)
+    good = write(tmp_path, program, some_candidate(program), 5.0)
+    write(tmp_path, program, DEFAULT, 4.0, trace=[["no_such_step", [], {}]])
+    with pytest.warns(UserWarning, match="is not used: there is no primitive"):
+        found = find(program, tmp_path)
+    assert (found.rung, found.record) == ("record", good)
+
+
+def test_records_of_other_machines_serve_and_say_so(tmp_path):
+    program = scaled_sum(16, 16, 32)
+    own = lookup.processor(TARGET)
+    assert own == lookup.processor(targets.target("native"))  # a target by its id is that of this machine
+    c = some_candidate(program)
+    write(tmp_path, program, c, 5.0, processor=Processor("Vendor", 1, 2, "other_lake"))
+    found = find(program, tmp_path, toolchain="gcc-test")
+    assert found.rung == "record" and found.time_us is None
+    assert "5 us on other_lake)" in found.note
+    mine = write(tmp_path, program, c, 9.0, processor=own)
+    found = find(program, tmp_path, toolchain="gcc-test")
+    assert (found.record, found.time_us) == (mine, 9.0)
+    found = find(program, tmp_path, toolchain="clang-test")
+    assert found.record == mine and "9 us with gcc-test)" in found.note and found.time_us is None
+
+
+def test_the_default_of_the_nearest_shape_means_the_default_of_this_one(tmp_path):
+    from tensordsl.schedules.default import default_schedule
+
+    write(tmp_path, scaled_sum(32, 48, 64), DEFAULT)
+    program = scaled_sum(33, 17, 29)
+    found = find(program, tmp_path)
+    assert found.rung == "nearest" and "where the default was best" in found.note
+    assert str(found.schedule.nest) == str(default_schedule(program, TARGET).nest)
 
 
 def test_a_search_that_was_cut_off(tmp_path):
@@ -223,6 +290,18 @@ def test_where_logs_are(tmp_path, monkeypatch):
     assert str(lookup.log_directory()) == "tuning_logs"
     monkeypatch.setenv("TD_LOG_DIR", str(tmp_path / "elsewhere"))
     assert lookup.log_directory() == tmp_path / "elsewhere"
+
+
+def test_logs_of_the_checkout_around_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("TD_LOG_DIR", raising=False)
+    (tmp_path / "project" / "tuning_logs").mkdir(parents=True)
+    (tmp_path / "project" / "examples" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "examples" / "deep")
+    assert lookup.log_directory() != tmp_path / "project" / "tuning_logs"  # no checkout: not ours to take
+    (tmp_path / "project" / ".git").mkdir()
+    assert lookup.log_directory() == tmp_path / "project" / "tuning_logs"
+    found = lookup.find(scaled_sum(4, 4, 4), TARGET, key_of(scaled_sum(4, 4, 4)), lookup.log_directory())
+    assert f"(records are looked for in {tmp_path / 'project' / 'tuning_logs'})" in found.note
 
 
 def test_damaged_logs_do_not_stop_a_lookup(tmp_path):

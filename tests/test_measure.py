@@ -13,6 +13,7 @@ from tensordsl.autotune.timing_c import REFERENCE_STEPS, timing_library
 from tensordsl.autotune.worker import Case, Parameter, Workplace
 from tensordsl.codegen.source import C_CALL, C_TYPES
 
+import tensordsl as td
 from tensordsl.errors import TuneError
 from tensordsl.targets import target
 
@@ -146,6 +147,28 @@ def test_cold_caches(place, library):
 
 
 def test_a_process_that_cannot_work_is_an_error(place, library):
-    broken = msgspec.structs.replace(place, timing_library="/nowhere/timing.so")
+    broken = msgspec.structs.replace(place, folder="/nowhere")
     with pytest.raises(TuneError, match="keeps dying"):
         run(broken, library, "right")
+
+
+def test_kernels_that_disappeared_are_said(place, library, tmp_path):
+    broken = msgspec.structs.replace(place, timing_library="/nowhere/timing.so")
+    with pytest.raises(TuneError, match=r"cannot be loaded: /nowhere/timing.so") as caught:
+        run(broken, library, "right")
+    assert "Run again: what was measured is kept" in str(caught.value)
+    with pytest.raises(TuneError, match=r"gone.so"):
+        run(place, tmp_path / "gone.so", "right")
+
+
+def test_a_full_folder_for_temporary_files_is_said(monkeypatch, tmp_path):
+    from tensordsl.autotune import cases
+
+    def full(*_):
+        raise OSError("128000 requested and 2016 written")  # what numpy says of a full disk
+
+    x = td.placeholder((8,), name="x")
+    program = td.Program([x], [td.compute((8,), lambda i: x[i] * 2, name="y")], name="twice")
+    monkeypatch.setattr(cases.np, "save", full)
+    with pytest.raises(TuneError, match=r"temporary files cannot be written in .*2016 written"):
+        cases._write(program, [Parameter("x", (8,), "float32", "input")], tmp_path, "integers")

@@ -26,7 +26,7 @@ def key(program: str = "p" * 16, sizes: tuple[int, ...] = (4, 8)) -> Workload:
 def record(time_us: float = 2.0, **fields) -> Record:
     given = dict(
         operator="row_sum", workload=key(), toolchain="gcc 12.2", sketch="reduction", params={"tile": 4},
-        trace=[["split", "y", "i", 4]], status="ok", samples_us=(time_us + 1, time_us), date="2026-01-01T00:00:00Z",
+        trace=[["split", ["y", "i", 4], {}]], status="ok", samples_us=(time_us + 1, time_us), date="2026-01-01T00:00:00Z",
     )  # fmt: skip
     return Record(**{**given, **fields})
 
@@ -130,6 +130,32 @@ def test_only_lines_with_the_digest_are_read(tmp_path):
     log.append(record(1.0))
     log.append(record(2.0, workload=key("q" * 16)))
     assert [r.time_us for r in log.read(containing="q" * 16)] == [2.0]
+
+
+def test_times_that_cannot_be_are_no_records(tmp_path):
+    log = Log(tmp_path / "a.jsonl")
+    log.append(record())
+    line = json.loads(log.path.read_text())
+    log.path.write_text(json.dumps({**line, "samples_us": [-1.0]}) + "\n")
+    with pytest.warns(UserWarning, match="not a record"):
+        assert log.read() == []
+
+
+def test_check_reads_the_schedules_too(tmp_path):
+    log = Log(tmp_path / "a.jsonl")
+    log.append(record())
+    log.path.write_text("\n" + log.path.read_text())
+    assert log.check() == 1
+    log.append(record(trace={"a": 1}))
+    with pytest.raises(RecordError, match=r"a.jsonl:3: not a schedule: a trace is a list of steps"):
+        log.check()
+
+
+def test_logs_of_one_target_and_one_file(tmp_path):
+    log = Log.of(tmp_path, key(), "row_sum")
+    log.append(record())
+    for place in (tmp_path, log.path.parent, log.path):
+        assert [x.path for x in logs(place)] == [log.path]
 
 
 def test_missing_and_unreadable(tmp_path):

@@ -10,7 +10,7 @@ share/NAME/src/*.c              the generated sources
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Union
 from tensordsl.codegen.compile import compile_error
 from tensordsl.codegen.library import manifest as manifests
 from tensordsl.codegen.library.install import install, owned, workplace, write_all
+from tensordsl.codegen.library.names import check
 from tensordsl.codegen.library.operators import Operator, Variant, operators
 from tensordsl.codegen.library.texts import dispatch_file, header, kernel_file
 from tensordsl.codegen.toolchain import (
@@ -85,6 +86,8 @@ def build_library(
     Program, by its name or by a function; None and programs it does not know: the default schedule.
     version: of the library.  Raises BuildError; an existing library then stays as it was.
     """
+    check(name, "the library name")
+    _check_version(version)
     chosen = find_target(target)
     several: list[Any] = list(items) if isinstance(items, (list, tuple, Iterator)) else [items]
     variants = [_variant(item, chosen, schedules) for item in several]
@@ -141,8 +144,7 @@ def pack(
     variants: Sequence[Variant], directory: Path, *, name: str, version: str = "1.0.0", tools: Toolchain | None = None
 ) -> Library:
     """Compile, link and install printed kernels as a library.  Raises BuildError."""
-    if not version or not all(part.isdigit() for part in version.split(".")):
-        raise BuildError(f"the version {version!r} is not numbers with dots between", hint='such as "1.0.0"')
+    _check_version(version)
     found = operators(name, variants)
     tools = tools or toolchain()
     target = found[0].variants[0].source.target
@@ -166,6 +168,11 @@ def pack(
         name, version, directory, directory / "include" / f"{name}.h", directory / "lib" / shared,
         directory / "lib" / f"lib{name}.a", directory / manifest_path, tuple(o.name for o in found),
     )  # fmt: skip
+
+
+def _check_version(version: str) -> None:
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+        raise BuildError(f"the version {version!r} is not numbers with dots between", hint='such as "1.0.0"')
 
 
 def shared_name(name: str) -> str:
@@ -251,18 +258,15 @@ def _link_static(objects: Sequence[Path], output: Path, tools: Toolchain) -> Non
     there is no objcopy the objects stay apart, and their hidden names all begin with the library's.
     """
     kept = list(objects)
-    if sys.platform == "darwin" or _objcopy():
+    objcopy = tools.companion("objcopy")
+    if sys.platform == "darwin" or objcopy:
         merged = objects[0].parent / "merged.o"
         _tool([*tools.command], ["-r", "-nostdlib", "-o", merged.name, *_absolute(objects)], merged)
         if sys.platform != "darwin":
-            _tool([str(_objcopy())], ["--localize-hidden", merged.name], merged)
+            _tool([str(objcopy)], ["--localize-hidden", merged.name], merged)
         kept = [merged]
     deterministic = "" if sys.platform == "darwin" else "D"
-    _tool(["ar"], [f"rcs{deterministic}", output.name, *_absolute(kept)], output)
-
-
-def _objcopy() -> str | None:
-    return shutil.which("objcopy") or shutil.which("llvm-objcopy")
+    _tool([tools.companion("ar") or "ar"], [f"rcs{deterministic}", output.name, *_absolute(kept)], output)
 
 
 def _absolute(paths: Sequence[Path]) -> list[str]:

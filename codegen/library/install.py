@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from tensordsl.codegen.cache import kernel_cache
+from tensordsl.codegen.cache import ELSEWHERE, kernel_cache
 from tensordsl.codegen.toolchain import storage_error, write_bytes
 
 from tensordsl.errors import BuildError
@@ -33,6 +33,9 @@ def workplace(directory: Path, library: str) -> Iterator[Path]:
     locks = kernel_cache().root / "locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, locks, ELSEWHERE) from None
+    try:
         with FileLock(locks / f"{digest}.lock"):
             directory.mkdir(parents=True, exist_ok=True)
             for stale in directory.glob(f".{library}-*"):  # of a builder that died: the lock is ours

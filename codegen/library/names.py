@@ -34,7 +34,7 @@ C_TYPES: Mapping[str, str] = {
 
 def check(name: str, what: str) -> str:
     """A name that C, C++ and a linker accept.  Raises BuildError otherwise."""
-    if not _IDENTIFIER.fullmatch(name):
+    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
         raise BuildError(
             f"{what} {name!r} is not a name in C",
             hint="use letters, digits and underscores, starting with a letter",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tensordsl.schedules.locate import stage_of
+from tensordsl.schedules.analysis import tensor_names
+from tensordsl.schedules.locate import fresh, stage_of
 from tensordsl.schedules.loopnest import Alloc, Stmt, buffers, map_values, seq, stores
 from tensordsl.schedules.lower import definition_nest, lower
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
@@ -86,7 +87,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     Rewrite: ``y[i] = sum_k f(i, k)``  ->  ``y_rf[i, l] = sum_ko f(i, ko*factor + l); y[i] = sum_l y_rf[i, l]``
     Raises: ScheduleError for a pointwise stage or an unknown axis.
     """
-    label = name or f"{stage}_rf"
+    label = name or fresh(f"{stage}_rf", tensor_names(s.program))
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
     _require_unplaced(s, stage, tensor)
@@ -106,8 +107,7 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
         raise ScheduleError(f"{stage} does not reduce over {axis!r}", legal=[a.name for a in d.reduce_axes])
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
         raise ScheduleError(f"factor={factor!r} is not a positive integer")
-    if any(t.name == label for t in (*program.inputs, *program.tensors)):
-        raise ScheduleError(f"the name {label!r} is taken", hint="give name=")
+    _require_free(program, label)
     size = d.reduce_axes[position].extent
     outer, lane = f"{axis}.o", f"{axis}.l"
     whole = Affine.of(outer) * factor + Affine.of(lane)
@@ -137,10 +137,20 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     Raises: ScheduleError when there is no such division.
     """
     tensor = defined(s, stage)
-    label = name or f"{stage}_inv"
+    label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
     _require_unplaced(s, stage, tensor)
     return _replace_stage(s, stage, program, label)
+
+
+def inverse_name(program: Program, stage: str) -> str:
+    """What `reciprocal` calls the inverse of a stage's divisor."""
+    return fresh(f"{stage}_inv", tensor_names(program))
+
+
+def _require_free(program: Program, label: str) -> None:
+    if label in tensor_names(program):
+        raise ScheduleError(f"the name {label!r} is taken", hint="give another name=, or none")
 
 
 def steady_divisor(t: Tensor) -> Expr | None:
@@ -170,6 +180,7 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     _require_acyclic(program, stage)
     if d is None or divisor is None:
         raise ScheduleError(f"{stage} divides by nothing that stays the same along its last axis")
+    _require_free(program, label)
     used = {n for e in expr.walk(divisor) for n in _names(e)}
     axes = tuple(a for a in d.axes if a.name in used)
     inverse = expr.binary("div", 1.0, divisor)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tensordsl.schedules.analysis import Tile, definition_of, depends, stride
-from tensordsl.schedules.locate import stage_loops
+from tensordsl.schedules.locate import fresh, stage_loops
+from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.errors import ScheduleError
@@ -151,12 +152,13 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     at = middle[-1]
     if epilogue is not None:
         s = s.reverse_compute_at(epilogue, stage, at)
-    s = s.cache_write(stage, at, name=f"{stage}_acc")
+    s = s.cache_write(stage, at, name=fresh(f"{stage}_acc", buffers(s.nest)))
     step = inner_k[-1]
     loaded = []
     for source in tile.streams:
         name = f"{source}_v"
         try:
+            name = fresh(name, buffers(s.nest))
             s = s.cache_read(stage, source, step, name=name)
             loaded.append((name, source))
         except ScheduleError:  # reads that form no box stay where they are
@@ -165,9 +167,10 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
         s = s.prefetch(loaded[0][0], loaded[0][1], step, along=f"{n}.o", spread=at, width=64 // t.dtype.bytes)
     if sizes.packed and loaded and packable(t, tile):
         around = f"{k}.o" if split_k else others[-1] if others else None
-        s = s.pack(loaded[0][0], loaded[0][1], around, name=f"{loaded[0][1]}_panel")
+        panel = fresh(f"{loaded[0][1]}_panel", buffers(s.nest))
+        s = s.pack(loaded[0][0], loaded[0][1], around, name=panel)
         if sizes.near:
-            s = s.prefetch(loaded[0][0], f"{loaded[0][1]}_panel", step, ahead=sizes.near, width=lanes, lines=sizes.nv)
+            s = s.prefetch(loaded[0][0], panel, step, ahead=sizes.near, width=lanes, lines=sizes.nv)
     if m is not None:
         s = s.unroll(stage, f"{m}.i")
     s = s.vectorize(stage, f"{n}.i")

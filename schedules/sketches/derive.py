@@ -93,9 +93,9 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         t = s.program[stage]
         extent = next(a.extent for a in definition_of(t).reduce_axes if a.name == axis)
         width = partial_width(extent, p[f"{stage}.accumulators"], target.lanes(t.dtype))
-        s = s.rfactor(stage, axis, width, partial_name(stage))
+        s = s.rfactor(stage, axis, width, partial_name(program, stage))
         if width > target.lanes(t.dtype):
-            s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(stage))
+            s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None]
@@ -103,7 +103,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
     arranged = {t.name for g in cyclic for t in g.tensors}
     followers = set(plan.epilogues.values())
-    first, second = {partial_name(x) for x in plan.partial}, {lanes_name(x) for x in plan.partial}
+    first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
     for t in s.program.tensors:
         stage = t.name
         if stage in arranged:

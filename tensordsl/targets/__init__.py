@@ -31,7 +31,7 @@ def target(name: Union[str, Target] = "native") -> Target:
     for known in KNOWN.values():
         if known.isa == name:
             return known
-    like = closest(str(name), [*KNOWN, "native", *(t.isa for t in KNOWN.values())])
+    like = closest(str(name).lower(), [*KNOWN, "native", *(t.isa for t in KNOWN.values())])
     raise BuildError(
         f"unknown target {name!r}",
         legal=["native", *KNOWN],

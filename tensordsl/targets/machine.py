@@ -57,6 +57,12 @@ class Target:
         """Elements of a full vector (of its width in memory)."""
         return self.vector_bytes // dtype.bytes
 
+    @property
+    def architecture(self) -> str:
+        """Whose instructions a compiler must know: x86_64, aarch64, or "" for any."""
+        known = self.id.split("-")[0]
+        return known if known in ("x86_64", "aarch64") else ""
+
     def __reduce__(self) -> tuple[object, ...]:
         from tensordsl.targets import restore
 
