@@ -118,83 +118,60 @@ def jacobi(n: int, steps: int, *, rows: int = 8, lanes: int = 16) -> td.Schedule
     return s.validate()
 
 
-def attention_program(queries: int, width: int, *, keys: int = 128) -> td.Program:
-    """softmax(q @ k.T / sqrt(width)) @ v for one head, as a recurrence over tiles of `keys` keys.
-
-    The running maximum m, the running sum l and the output acc are carried from tile to tile and
-    rescaled by 2**(m_before - m); no score matrix exists.  Dao et al., FlashAttention (2022).
-    """
-    tiles = queries // keys
+def attention_program(queries: int, width: int) -> td.Program:
+    """softmax(q @ k.T / sqrt(width)) @ v for one head, as it is defined."""
     q, k, v = (td.placeholder((queries, width), name=n) for n in "qkv")
-    scale = 1.4426950408889634 / width**0.5
+    scale = 1.4426950408889634 / width**0.5  # to powers of two
     qt = td.compute((width, queries), lambda c, i: q[i, c] * scale, name="qt")
-    c = td.reduce_axis(width, name="c")
-    s = td.compute((tiles, keys, queries), lambda j, r, i: td.sum(k[j * keys + r, c] * qt[c, i], axis=c), name="s")
-    r = td.reduce_axis(keys, name="r")
-    top = td.compute((tiles, queries), lambda j, i: td.max(s[j, r, i], axis=r), name="top")
-    m = td.recurrence(
-        (tiles, queries),
-        lambda m, j, i: td.select(j <= 0, top[j, i], td.maximum(m[j - 1, i], top[j, i])),
-        name="m",
-        order="j",
-    )
-    a = td.compute((tiles, queries), lambda j, i: td.select(j <= 0, 1.0, td.exp2(m[j - 1, i] - m[j, i])), name="a")
-    p = td.compute((tiles, keys, queries), lambda j, r, i: td.exp2(s[j, r, i] - m[j, i]), name="p")
-    part = td.compute((tiles, queries), lambda j, i: td.sum(p[j, r, i], axis=r), name="part")
-    total = td.recurrence(
-        (tiles, queries),
-        lambda l, j, i: td.select(j <= 0, part[j, i], l[j - 1, i] * a[j, i] + part[j, i]),
-        name="l",
-        order="j",
-    )
-    pv = td.compute((tiles, width, queries), lambda j, d, i: td.sum(v[j * keys + r, d] * p[j, r, i], axis=r), name="pv")
-    acc = td.recurrence(
-        (tiles, width, queries),
-        lambda acc, j, d, i: td.select(j <= 0, pv[j, d, i], acc[j - 1, d, i] * a[j, i] + pv[j, d, i]),
-        name="acc", order="j",
-    )  # fmt: skip
-    inv = td.compute((queries,), lambda i: 1.0 / total[tiles - 1, i], name="inv")
-    o = td.compute((queries, width), lambda i, d: acc[tiles - 1, d, i] * inv[i], name="o")
+    c, j = td.reduce_axis(width, name="c"), td.reduce_axis(queries, name="j")
+    s = td.compute((queries, queries), lambda r, i: td.sum(k[r, c] * qt[c, i], axis=c), name="s")
+    m = td.compute((queries,), lambda i: td.max(s[j, i], axis=j), name="m")
+    p = td.compute((queries, queries), lambda r, i: td.exp2(s[r, i] - m[i]), name="p")
+    l = td.compute((queries,), lambda i: td.sum(p[j, i], axis=j), name="l")
+    acc = td.compute((width, queries), lambda d, i: td.sum(v[j, d] * p[j, i] / l[i], axis=j), name="acc")
+    o = td.compute((queries, width), lambda i, d: acc[d, i], name="o")
     return td.Program([q, k, v], [o], name="attention")
 
 
 def attention(
     queries: int, width: int, *, keys: int = 128, lanes: int = 16, vectors: int = 2, rows: int = 13
 ) -> td.Schedule:
-    """Everything for a tile of queries stays in the first-level cache.  Queries are the lanes, so
-    maxima and sums are vertical and keys and values are broadcast as they lie in memory; only the
-    query tile and the output tile are transposed, 16 x 16 in registers.
+    """Streaming attention: `online` derives the pass over tiles of keys, with the running maximum and
+    sum rescaled from tile to tile (Dao et al., FlashAttention, 2022).  Everything for a tile of queries
+    stays in the first-level cache.  Queries are the lanes, so maxima and sums are vertical and keys and
+    values are broadcast as they lie in memory; only the query tile and the output tile are transposed,
+    16 x 16 in registers.
     """
-    s = td.Schedule(attention_program(queries, width, keys=keys)).unchecked()
+    s = td.Schedule(attention_program(queries, width)).unchecked().online("acc", keys)
     tile = vectors * lanes
-    s = s.split("o", "i", tile)
-    for stage in ("acc", "inv", "l"):
+    s = s.compute_inline("acc").split("o", "i", tile)
+    for stage in ("acc_run", "acc_scale", "l_run"):
         s = s.compute_at(stage, "o", "i.o")
-    s = s.jam("acc", "l", "j").split("acc", "d", most=rows)
-    s = s.compute_at("pv", "acc", "d.o")
-    for stage in ("a", "part", "p"):
-        s = s.compute_at(stage, "l", "j")
-    s = s.compute_at("m", "o", "i.o").jam("m", "l", "j")
-    s = s.compute_at("top", "m", "l.j").compute_at("s", "l", "j").compute_at("qt", "o", "i.o")
-    s = s.fold("acc", 0, 1).fold("l", 0, 1).fold("m", 0, 2)  # the rescaling still reads the last maximum
+    s = s.jam("acc_run", "l_run", "j.t").split("acc_run", "d", most=rows)
+    s = s.compute_at("acc_tile", "acc_run", "d.o")
+    for stage in ("j_moved", "l_tile", "p_tile", "m_safe"):
+        s = s.compute_at(stage, "l_run", "j.t")
+    s = s.compute_at("m_run", "o", "i.o").jam("m_run", "l_run", "j.t")
+    s = s.compute_at("m_tile", "m_run", "l_run.j.t").compute_at("s", "l_run", "j.t").compute_at("qt", "o", "i.o")
+    s = s.fold("acc_run", 0, 1).fold("l_run", 0, 1).fold("m_run", 0, 2)  # the rescaling still reads the last maximum
     # scores: rows of keys by vectors of queries
     s = s.split("s", "r", most=rows, names=("s.ro", "s.ri")).reorder("s", "s.ro", "c", "s.ri", "i")
     s = s.cache_write("s", "s.ro", name="sr").cache_read("s", "qt", "c", name="qv")
     s = s.unroll("s", "s.ri").vectorize("s", "i").outline("s", "s.ro")
     # the running maximum and sum, one vector register each
-    for stage in ("top", "part"):
-        s = s.reorder(stage, "r", "i").vectorize(stage, "i").set_scope(stage, "register")
-    for stage in ("m", "a", "l", "inv"):
+    for stage in ("m_tile", "l_tile"):
+        s = s.reorder(stage, "j.r", "i").vectorize(stage, "i").set_scope(stage, "register")
+    for stage in ("m_run", "m_safe", "j_moved", "l_run", "acc_scale", "p_tile"):
         s = s.vectorize(stage, "i")
-    s = s.vectorize("p", "i")
     # the output: rows of the head by vectors of queries, rescaled as they are stored
-    s = s.reorder("pv", "r", "d", "i").set_scope("pv", "register").cache_read("pv", "p", "r", name="pr")
-    s = s.unroll("pv", "d").vectorize("pv", "i").unroll("acc", "d.i").vectorize("acc", "i").outline("acc", "d.o")
+    s = s.reorder("acc_tile", "j.r", "d", "i").set_scope("acc_tile", "register")
+    s = s.cache_read("acc_tile", "p_tile", "j.r", name="pr").unroll("acc_tile", "d").vectorize("acc_tile", "i")
+    s = s.unroll("acc_run", "d.i").vectorize("acc_run", "i").outline("acc_run", "d.o")
     # 16 x 16 transposes at both ends
     s = s.split("qt", "c", lanes, names=("qt.cv", "qt.cl")).split("qt", "i", lanes, names=("qt.iv", "qt.il"))
     s = s.reorder("qt", "qt.cv", "qt.iv", "qt.cl", "qt.il").cache_read("qt", "q", "qt.iv", name="qb")
     s = s.unroll("qt", "qt.cl").vectorize("qt", "qt.il")
     s = s.split("o", "i.i", lanes, names=("o.iv", "o.il")).split("o", "d", lanes, names=("o.dv", "o.dl"))
-    s = s.reorder("o", "o.dv", "o.iv", "o.il", "o.dl").cache_read("o", "acc", "o.iv", name="ob")
+    s = s.reorder("o", "o.dv", "o.iv", "o.il", "o.dl").cache_read("o", "acc_run", "o.iv", name="ob")
     s = s.unroll("o", "o.il").vectorize("o", "o.dl")
     return s.validate()

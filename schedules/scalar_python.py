@@ -266,18 +266,19 @@ class ScalarCode:
 
     def _conditional(self, x: Op, indent: str) -> bool:
         """Emit the arms; True where both are plain texts, so that a conditional expression does."""
-        parts: list[list[str]] = []
+        parts: list[tuple[list[str], str]] = []
         start = len(self.lines)
-        for arm in self.arms[id(x)]:
+        for arm, arg in zip(self.arms[id(x)], x.args[1:]):
             self._emit(arm, indent + " ")
-            parts.append(self.lines[start:])
+            # named now: the other arm may repeat a read under a name of its own
+            parts.append((self.lines[start:], self._settled(arg, self._text(arg))))
             del self.lines[start:]
-        if not any(parts):
+        if not any(lines for lines, _ in parts):
             return True
         name = self.fresh("t")
         condition = self._settled(x.args[0], self._text(x.args[0]))
-        for head, part, arg in zip((f"if {condition}:", "else:"), parts, x.args[1:]):
-            self.lines += [indent + head, *part, f"{indent} {name} = {self._settled(arg, self._text(arg))}"]
+        for head, (lines, value) in zip((f"if {condition}:", "else:"), parts):
+            self.lines += [indent + head, *lines, f"{indent} {name} = {value}"]
         self.done[id(x)] = (name, 0)
         return False
 

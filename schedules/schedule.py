@@ -32,6 +32,7 @@ FAMILIES = (
     "placement",
     "caches",
     "definitions",
+    "streaming",
     "storage",
     "hints",
     "pipeline",

@@ -513,3 +513,17 @@ def test_reads_name_buffers() -> None:
     n = nest({}, {"y": (3,)}, lambda y: store(y, 0, Read(stray, (V(0),))))
     with pytest.raises(td.ScheduleError, match="which is no buffer"):
         interpret(n, {})
+
+
+def test_a_value_read_in_both_arms_of_a_select() -> None:
+    """One node, read in sibling arms: each arm reads it under a name of its own."""
+    x, y = td.placeholder((6,), name="x"), td.placeholder((6,), name="y")
+
+    def either(i: td.Expr) -> td.Expr:
+        shared = x[i]
+        return td.select(i <= 2, shared, td.maximum(y[i], shared))
+
+    program = td.Program([x, y], [td.compute((6,), either, name="z")])
+    data = {"x": np.arange(6.0), "y": np.arange(6.0)[::-1].copy()}
+    out = interpret(td.Schedule(program).nest, data)
+    np.testing.assert_array_equal(out["z"], [0, 1, 2, 3, 4, 5])

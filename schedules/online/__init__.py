@@ -1,0 +1,1 @@
+"""Streaming forms of reductions, derived from plain definitions by their structure."""
