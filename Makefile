@@ -8,7 +8,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 JOBS   ?= 2
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench clean .typing
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +28,7 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(RUN) -m pytest -n $(JOBS) tests
 
-# mypy cannot follow the folder mapping of pyproject.toml: it gets a tree of links
+# mypy cannot follow the folder mapping of pyproject.toml: it gets a tree of links, made anew each time
 .typing: $(VENV)/.dev
 	rm -rf .typing && mkdir -p .typing/tensordsl
 	for f in tensordsl/*; do ln -s ../../$$f .typing/tensordsl/; done

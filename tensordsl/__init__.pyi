@@ -16,6 +16,7 @@ from tensordsl.autotune.driver import build_library as build_library
 from tensordsl.autotune.driver import compile as compile
 from tensordsl.autotune.driver import tune as tune
 from tensordsl.autotune.driver import verify as verify
+from tensordsl.checking import check as check
 from tensordsl.errors import BuildError as BuildError
 from tensordsl.errors import InternalError as InternalError
 from tensordsl.errors import ProgramError as ProgramError
