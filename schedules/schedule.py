@@ -12,8 +12,10 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+from tensordsl.schedules.arguments import check_arguments
 from tensordsl.schedules.loopnest import LoopNest, Stmt
 from tensordsl.schedules.lower import lower
 from tensordsl.schedules.regions import NoBox
@@ -25,7 +27,19 @@ from tensordsl.program import Program
 
 #: name -> the primitive, filled by the decorator when the families are imported
 PRIMITIVES: dict[str, Callable[..., Schedule]] = {}
-FAMILIES = ("loops", "kinds", "placement", "caches", "definitions", "storage", "hints", "pipeline", "decompose")
+FAMILIES = (
+    "loops",
+    "copies",
+    "kinds",
+    "placement",
+    "caches",
+    "sliding",
+    "definitions",
+    "storage",
+    "hints",
+    "pipeline",
+    "decompose",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,12 +129,14 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
     @functools.wraps(fn)
     def apply(s: Schedule, *args: Any, **kwargs: Any) -> Schedule:
-        step = Step(name, _plain(args), tuple((k, _plain(v)) for k, v in kwargs.items()))
+        args, kwargs = _plain(args), {k: _plain(v) for k, v in kwargs.items()}
+        step = Step(name, args, tuple(kwargs.items()))
         try:
-            signature.bind(s, *args, **kwargs)
+            bound = signature.bind(s, *args, **kwargs)
         except TypeError as e:
             raise ScheduleError(f"{step}: {e}", legal=_usage(fn)) from None
         try:
+            check_arguments(fn, bound.arguments)
             new = fn(s, *args, **kwargs)
             result = Schedule(new.program, new.nest, s.trace.then(step), s.checked)
             return result.validate() if s.checked else result
@@ -140,7 +156,10 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
 
 def _plain(value: Any) -> Any:
-    return tuple(_plain(v) for v in value) if isinstance(value, (tuple, list)) else value
+    """A value that a trace can hold: tuples for lists, Python's integers for numpy's."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(v) for v in value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def _usage(fn: Callable[..., Any]) -> str:

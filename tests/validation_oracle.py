@@ -23,6 +23,7 @@ from tensordsl.schedules.loopnest import (
     Stmt,
     Store,
     Sync,
+    walk,
 )  # fmt: skip
 
 from tensordsl import expr
@@ -60,7 +61,22 @@ class _Run:
         #: loops around: (entry, For, iteration, storages allocated before it)
         self.loops: list[tuple[int, For, int, int]] = []
 
+    def layouts(self) -> None:
+        """Storage is laid out well, also where nothing runs."""
+        for s, path in walk(self.nest.body):
+            if not isinstance(s, Alloc):
+                continue
+            b = s.buffer
+            around = {p.name for p in self.nest.parameters} | {a.buffer.name for a in path if isinstance(a, Alloc)}
+            if b.name in around or any(n not in around for n in b.banks):
+                raise Wrong("a name inside itself, or a bank that is not there")
+            if b.banks and (not b.fold or b.fold[0] != len(b.banks)):
+                raise Wrong("slices without a bank")
+            if b.pitch and b.pitch < b.extents()[-1]:
+                raise Wrong("rows overlap")
+
     def run(self) -> None:
+        self.layouts()
         places: dict[str, tuple[int, Buffer]] = {}
         for b in self.nest.parameters:
             self.storage += 1
@@ -106,13 +122,6 @@ class _Run:
             elif s.otherwise is not None:
                 self.walk(s.otherwise, env, places)
         elif isinstance(s, Alloc):
-            b = s.buffer
-            if b.name in places or any(n not in places for n in b.banks):
-                raise Wrong("a name inside itself, or a bank that is not there")
-            if b.banks and (not b.fold or b.fold[0] != len(b.banks)):
-                raise Wrong("slices without a bank")
-            if b.pitch and b.pitch < b.extents()[-1]:
-                raise Wrong("rows overlap")
             self.storage += 1
             self.walk(s.body, env, {**places, s.buffer.name: (self.storage, s.buffer)})
         elif isinstance(s, Outline):

@@ -8,6 +8,7 @@ from tensordsl.schedules.locate import stage_of
 from tensordsl.schedules.loopnest import Alloc, Stmt, buffers, map_values, seq, stores
 from tensordsl.schedules.lower import definition_nest, lower
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
+from tensordsl.schedules.primitives.storage import replace_buffer
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
@@ -122,6 +123,57 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
     return program.with_definitions({stage: combined}, [added])
+
+
+@primitive
+def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
+    """Extend an axis of a stage to a multiple, so that all tiles of that size are full.
+
+    The points added to a reduction hold its identity; so do the elements added to one (those added
+    to a pointwise stage are zero), and nobody reads them.
+
+    Requires: the stage's loops are not ordered yet; for an axis of its elements, that it is no
+    output and its buffer has not been moved.
+    Rewrite: ``y[i] = sum_k<10 f(i, k)``  ->  ``y[i] = sum_k<16 (f(i, k) if k < 10 else 0)``
+    Raises: ScheduleError for an unknown axis, a recurrence, or elements that belong to the caller.
+    """
+    tensor = defined(s, stage)
+    if multiple < 1:
+        raise ScheduleError(f"multiple={multiple} is not a positive integer")
+    program = padded(s.program, stage, axis, multiple)
+    _require_unplaced(s, stage, tensor)
+    shape = program[stage].shape
+    if shape == tensor.shape:
+        return _replace_stage(s, stage, program)
+    old = own_buffer(s, stage)
+    if old.shape != tensor.shape or old.scope != "workspace" or old.fold or old.pitch:
+        raise ScheduleError(f"the buffer of {stage} has been moved already", hint="pad before caches and placement")
+    return _replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
+
+
+def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
+    """The program of `pad`."""
+    tensor = program[stage]
+    d = tensor.definition
+    assert d is not None
+    _require_acyclic(program, stage)
+    known = {a.name: a.extent for a in (*d.axes, *d.reduce_axes)}
+    if axis not in known:
+        raise ScheduleError(f"{stage} has no axis {axis!r}", legal=list(known))
+    size = known[axis]
+    wide = Axis(axis, -(-size // multiple) * multiple)
+    if wide.extent == size:
+        return program
+    inner = any(a.name == axis for a in d.reduce_axes)
+    rest = d.reducer.identity(tensor.dtype) if inner and d.reducer is not None else expr.constant(0, tensor.dtype)
+    if not inner and any(t.name == stage for t in program.outputs):
+        raise ScheduleError(f"{stage} is an output: its shape is the caller's")
+    if not inner and d.reducer is not None:
+        rest = d.reducer.identity(tensor.dtype)
+    body = select(Index(Affine.of(axis)) < size, d.body, rest)
+    axes, reduced = (tuple(wide if a.name == axis else a for a in old) for old in (d.axes, d.reduce_axes))
+    new = replace(d, axes=axes, body=body, reduce_axes=reduced)
+    return program.with_definitions({stage: new}, [replace(tensor, shape=tuple(a.extent for a in axes))])
 
 
 @primitive

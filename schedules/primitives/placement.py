@@ -46,6 +46,14 @@ from tensordsl.tensor import Tensor
 
 #: Local buffers up to this size live on the stack (bytes); larger ones in the caller's workspace.
 STACK_LIMIT = 32 * 1024
+#: Steps on a stage's own loops, which placing it afterwards would throw away.
+ORDERING = frozenset(
+    [
+        *("split", "tile", "fuse", "reorder", "skew", "peel", "separate", "specialize", "distribute"),
+        *("unroll", "vectorize", "parallel", "bind", "cache_write", "cache_read", "outline", "annotate", "store_nt"),
+        "decompose_reduction",
+    ]
+)
 
 
 def defined(s: Schedule, stage: str) -> Tensor:
@@ -261,11 +269,8 @@ def _covers(s: Schedule, stage: str, x: For) -> bool:
 
 def _require_plain(s: Schedule, stage: str) -> None:
     for step in s.trace:
-        if (
-            step.args
-            and step.args[0] == stage
-            and step.name in ("split", "tile", "fuse", "reorder", "peel", "cache_write", "cache_read", "skew")
-        ):
+        of = step.args[0] if step.args else dict(step.kwargs).get("stage")
+        if of == stage and step.name in ORDERING:
             raise ScheduleError(
                 f"the loops of {stage} are already ordered by {step}",
                 hint="place a stage before ordering its own loops",
