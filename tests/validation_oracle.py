@@ -285,7 +285,7 @@ class _Run:
 
 def _truth(e: Expr, env: Env) -> bool | None:
     """A condition on indices alone at a point; None where it reads data."""
-    if any(isinstance(x, Read) or (isinstance(x, Op) and x.name not in _COMPARE) for x in expr.walk(e)):
+    if any(x.dtype.is_float or isinstance(x, Read) or (isinstance(x, Op) and x.name not in _COMPARE) for x in expr.walk(e)):
         return None
     return bool(_number(e, env))
 

@@ -34,6 +34,7 @@ from tensordsl.schedules.loopnest import (
     rewrite,
     seq,
     stores,
+    walk,
     with_children,
 )  # fmt: skip
 from tensordsl.schedules.primitives.placement import (
@@ -328,24 +329,33 @@ def cache_write(
 
 
 def _reload(body: Stmt, stage: str, fill: Stmt) -> Stmt:
-    """``if first: init``  ->  ``if first: init else: fill``."""
-    done = False
+    """``if first: init``  ->  ``if first: init else: fill``; where the start stands in the loops of the
+    tile, ``if not first: fill`` goes before them."""
 
-    def go(x: Stmt) -> Stmt | None:
-        nonlocal done
-        if isinstance(x, If) and x.otherwise is None:
-            inner = [st for st, _ in stores(x.then)]
-            if inner and all(st.instance.kind == "init" and st.instance.tensor == stage for st in inner):
-                done = True
-                return If(x.conditions, x.then, fill)
-        return None
+    def starts(x: Stmt) -> bool:
+        inner = [st for st, _ in stores(x.then)] if isinstance(x, If) and x.otherwise is None else []
+        return bool(inner) and all(st.instance.kind == "init" and st.instance.tensor == stage for st in inner)
 
-    result = rewrite(body, go)
-    if not done:
+    found = [(x, path) for x, path in walk(body) if starts(x)]
+    if not found:
         raise ScheduleError(
             f"the start of {stage} stands in every part of its reduction", hint="reorder the reduction loop first"
         )
-    return result
+    for x, path in found:
+        assert isinstance(x, If)
+        if any(isinstance(y, For) for y in path):
+            inside = {y.var for y in path if isinstance(y, For)}
+            kept = tuple(c for c in x.conditions if not c.names() & inside)
+            if not kept:
+                continue
+            return seq(If(tuple(-1 - c for c in kept), fill) if len(kept) == 1 else If(kept, Seq(()), fill), body)
+    first = {id(x) for x, _ in found}
+
+    def go(x: Stmt) -> Stmt:
+        t = with_children(x, tuple([go(c) for c in children(x)]))
+        return replace(t, otherwise=fill) if id(x) in first and isinstance(t, If) else t
+
+    return go(body)
 
 
 @primitive
