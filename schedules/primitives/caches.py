@@ -66,6 +66,12 @@ def _sizes(align: int, pad: int) -> None:
         raise ScheduleError(f"pad={pad} is less than 0")
 
 
+def _outside(b: Buffer, x: For) -> None:
+    """A buffer is copied from and to where it exists."""
+    if any(isinstance(y, Alloc) and y.buffer.name == b.name for y, _ in walk(x.body)):
+        raise ScheduleError(f'{b.name} lives inside "{x.var}" only', hint="name a loop inside of its allocation")
+
+
 def _known_buffer(s: Schedule, name: str) -> Buffer:
     known = buffers(s.nest)
     if name not in known:
@@ -181,6 +187,7 @@ def cache_read(
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
+        _outside(old, x)
         c = context((*path, x))
         found: list[list[Span]] = []
         sample: tuple[Read, Path] | None = None
@@ -251,6 +258,7 @@ def cache_write(
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
+        _outside(old, x)
         c = context((*path, x))
         found, update, init = [], None, None
         for st, p in stores(x):
