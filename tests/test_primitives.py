@@ -344,7 +344,7 @@ def test_a_trace_with_holes() -> None:
     assert Trace.from_json(json.loads(json.dumps(trace.to_json()))) == trace
     with pytest.raises(td.ScheduleError, match="no value for hole 'rows'"):
         trace.fill({"c.nr": 4})
-    with pytest.raises(td.ScheduleError, match="unfilled holes c.nr, rows"):
+    with pytest.raises(td.ScheduleError, match=r"unfilled holes c\.nr, rows"):
         Schedule.replay(chain(), trace)
     filled = Schedule.replay(chain(), trace.fill({"c.nr": 4, "rows": 2}), checked=True)
     scope = {"s": td.Schedule(chain()), "c_nr": 4, "rows": 2}

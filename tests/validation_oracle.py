@@ -26,7 +26,6 @@ from tensordsl.schedules.loopnest import (
     walk,
 )  # fmt: skip
 
-from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.expr import Const, Expr, Index, Op, Read
 
@@ -283,24 +282,32 @@ class _Run:
         return None
 
 
+class _Unknown(Exception):
+    """A condition that reads data, or compares floats."""
+
+
 def _truth(e: Expr, env: Env) -> bool | None:
-    """A condition on indices alone at a point; None where it reads data."""
-    if any(x.dtype.is_float or isinstance(x, Read) or (isinstance(x, Op) and x.name not in _COMPARE) for x in expr.walk(e)):
+    """A condition on indices alone at a point; None where it reads data there."""
+    try:
+        return bool(_number(e, env))
+    except _Unknown:
         return None
-    return bool(_number(e, env))
 
 
 _COMPARE = {
     "lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "and": lambda a, b: bool(a and b),
-    "or": lambda a, b: bool(a or b), "not": lambda a: not a, "select": lambda c, a, b: a if c else b,
+    "or": lambda a, b: bool(a or b), "not": lambda a: not a,
 }  # fmt: skip
 
 
 def _number(e: Expr, env: Env) -> int | bool:
-    if isinstance(e, Const):
-        return e.value  # type: ignore[return-value]
     if isinstance(e, Index):
         return e.affine.evaluate(env)
-    assert isinstance(e, Op)
-    return _COMPARE[e.name](*(_number(a, env) for a in e.args))  # type: ignore[no-any-return, operator]
+    if isinstance(e, Const) and not e.dtype.is_float:
+        return e.value  # type: ignore[return-value]
+    if isinstance(e, Op) and e.name == "select":
+        return _number(e.args[1 if _number(e.args[0], env) else 2], env)
+    if isinstance(e, Op) and e.name in _COMPARE and (e.name != "not" or e.dtype.kind == "b"):
+        return _COMPARE[e.name](*(_number(a, env) for a in e.args))  # type: ignore[no-any-return, operator]
+    raise _Unknown

@@ -40,7 +40,7 @@ def equal(a: Affine, b: Affine, domain: isl.Set, dims: Dims) -> bool:
 
 
 def condition_set(e: Expr, dims: Dims, domain: isl.Set) -> isl.Set | None:
-    """The points of a domain (and perhaps more) where a condition on indices holds, or None where it reads data there."""
+    """The points of a domain (perhaps more) where a condition on indices holds; None where it reads data there."""
     if isinstance(e, Op) and e.name in ("and", "or"):
         left, right = condition_set(e.args[0], dims, domain), condition_set(e.args[1], dims, domain)
         if left is None or right is None:

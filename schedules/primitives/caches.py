@@ -6,10 +6,11 @@ tiles, packed panels, shared-memory stages and sliding windows are all made of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tensordsl.schedules.locate import (
+    MOVES,
     Path,
     element_of,
     find_loops,
@@ -64,6 +65,15 @@ def _sizes(align: int, pad: int) -> None:
         raise ScheduleError(f"align={align} is not a positive integer")
     if pad < 0:
         raise ScheduleError(f"pad={pad} is less than 0")
+
+
+def _external(s: Schedule, b: Buffer, stage: str) -> str:
+    """The tensor that a stage reads of the caller's buffer: an input, or an output in its place."""
+    outputs = [o for o, i in s.program.inplace.items() if i == b.name]
+    t = next((t for t in s.program.tensors if t.name == stage), None)
+    if t is None or t.definition is None:
+        return b.name
+    return next((r.source.name for r in t.definition.reads if r.source.name in outputs), b.name)
 
 
 def _outside(b: Buffer, x: For) -> None:
@@ -137,8 +147,19 @@ def _copy_loops(name: str, box: Sequence[Span], sizes: Sequence[int], c: Context
     return rewrite(nest, kind)
 
 
-def _redirect(body: Stmt, old: Buffer, new: Buffer, box: Sequence[Span], stage: str | None, path: Path) -> Stmt:
-    """Accesses to ``old`` (by one stage, or all) as accesses to the cache."""
+def _redirect(
+    body: Stmt,
+    old: Buffer,
+    new: Buffer,
+    box: Sequence[Span],
+    stage: str | None,
+    path: Path,
+    means: Callable[[Store], bool] = lambda x: True,
+) -> Stmt:
+    """Accesses to ``old`` (by one stage, or all) as accesses to the cache.
+
+    means: does a store that reads ``old`` mean the tensor that the cache holds?
+    """
     kept = [d for d, sp in enumerate(box) if sp.extent > 1]
 
     def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
@@ -151,7 +172,7 @@ def _redirect(body: Stmt, old: Buffer, new: Buffer, box: Sequence[Span], stage: 
         if isinstance(x, Store):
             if stage is not None and stage_of(x, here) != stage:
                 return x
-            y = map_values(x, value)
+            y = map_values(x, value) if means(x) else x
             assert isinstance(y, Store)
             return replace(y, buffer=new, index=local(x.index)) if stage is None and x.buffer is old else y
         return with_children(x, tuple([go(c, (*here, x)) for c in children(x)]))
@@ -183,6 +204,7 @@ def cache_read(
     kind = _scope(scope)
     _sizes(align, pad)
     label = _new_name(s, name, f"{source}_{scope[0]}")
+    tensor = _external(s, old, stage)
     targets = find_loops(s.nest, stage, at)
 
     def go(x: Stmt, path: Path) -> Stmt:
@@ -211,10 +233,10 @@ def cache_read(
         new = Buffer(label, shape, old.dtype, kind, shape[-1] + pad if pad and shape else 0)
         kept = [d for d, sp in enumerate(box) if sp.extent > 1]
         cells = [sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)]
-        held = element_of(old, tuple(cells), sample[1])
+        held = element_of(old, tuple(cells), sample[1], tensor)
 
         def copy(place: tuple[Affine, ...], cell: tuple[Affine, ...]) -> Stmt:
-            element = element_of(old, place, sample[1])
+            element = element_of(old, place, sample[1], tensor)
             return Store(new, cell, Read(old, place), Instance("copy", element.tensor, element.index))
 
         fill = _copy_loops(label, box, old.shape, c, scope, copy)
@@ -286,11 +308,18 @@ def cache_write(
                     f"{len(outer)} reduction loops ({', '.join(f.var for f in outer)}) are outside {x.var}",
                     hint="keep all but one of them inside the loop",
                 )
-        body = _redirect(x.body, old, new, box, None, (*path, x))
+
+        def means(x: Store) -> bool:
+            """In the memory of an input, a read may still mean that input."""
+            if x.instance.kind in MOVES:
+                return x.instance.tensor == stage
+            return old.scope != "external" or _external(s, old, x.instance.tensor) == stage
+
+        body = _redirect(x.body, old, new, box, None, (*path, x), means)
 
         def move(to_old: bool, kind: str, over: tuple[tuple[str, Affine, Affine], ...] = ()) -> Stmt:
             def copy(place: tuple[Affine, ...], cell: tuple[Affine, ...]) -> Stmt:
-                element = element_of(old, place, path)
+                element = element_of(old, place, path, stage)
                 points = tuple(Affine.of(v) for v, _, _ in over)
                 instance = Instance(kind, element.tensor, element.index, points, over)  # type: ignore[arg-type]
                 return (
@@ -328,6 +357,7 @@ def cache_write(
             old,
             tuple(sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)),
             path,
+            stage,
         )
         return replace(x, body=Alloc(new, seq(body, tail), held.tensor, held.index))
 

@@ -202,7 +202,9 @@ def fuse(s: Schedule, stage: str, outer: str, inner: str, name: str | None = Non
         if v in (around | variables(y.body)) - {x.var, y.var}:
             raise ScheduleError(f'a loop "{v}" stands around or inside already', hint="give another name")
         value = Affine.of(v)
-        body = substitute(y.body, {x.var: x.lo[0] + value // n, y.var: y.lo[0] + value % n})
+        first = x.lo[0] + value // n
+        second = y.lo[0].substitute({x.var: first}) + value % n  # a skewed loop starts where the outer one says
+        body = substitute(y.body, {x.var: first, y.var: second})
         return loop(v, 0, m * n, body, kind=x.kind)
 
     return s.with_nest(edit(s.nest.body, targets, f))

@@ -65,8 +65,10 @@ def defined(s: Schedule, stage: str) -> Tensor:
 
 
 def own_buffer(s: Schedule, stage: str) -> Buffer:
-    """The buffer that holds a stage's elements."""
+    """The buffer that holds a stage's elements: its own, or the input's whose memory it takes over."""
     known = buffers(s.nest)
+    if stage in s.program.inplace:
+        return known[s.program.inplace[stage]]
     if stage not in known:
         raise ScheduleError(
             f"{stage} has no buffer any more: it is cached elsewhere, or nothing reads it", legal=sorted(known)
@@ -189,6 +191,10 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
     _require_plain(s, stage)
     old = own_buffer(s, stage)
     is_output = any(t.name == stage for t in s.program.outputs)
+    if old.name != stage:
+        raise ScheduleError(
+            f"{stage} takes over the memory of {old.name}, which is read before", hint="leave it outside"
+        )
     for st, path in stores(s.nest.body):
         reader = stage_of(st, path) != stage and any(r.source.name == stage for r in reads(st.value))
         if reader and not any(id(p) in targets for p in path):
