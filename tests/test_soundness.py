@@ -13,7 +13,7 @@ from tensordsl.codegen.compile import compile_sources
 from tensordsl.codegen.toolchain import GCC_FLAGS, toolchain
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
-from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Prefetch, Stmt, loop, seq
+from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Outline, Prefetch, Stmt, loop, seq
 from tensordsl.schedules.lower import lower
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
@@ -178,6 +178,23 @@ def test_a_workspace_of_nothing(tmp_path: Path) -> None:
     k = td.reduce_axis(0, "k")
     y = td.compute((3,), lambda i: td.sum(empty[k] * x[i], axis=k), name="y")
     check(tmp_path, lower(td.Program([x], [y])))
+
+
+def test_restrict_is_a_promise_about_banks() -> None:
+    """Two places of one bank got pointers that promised not to meet; the other bank's may promise it."""
+    a, p, q = V("a"), V("p"), V("q")
+    bx, bz = Buffer("x", (5, 16), float32), Buffer("z", (4, 16), float32)
+    t = local("t", (5, 16), **BANKED)
+    keep = loop("i", 0, 4, store(t, (a, 4 * p + i), bx.at(a, 4 * p + i), "copy", "x", (a, 4 * p + i)))
+    use = loop("i", 0, 4, store(bz, (a, 4 * q + i), t.at(a, 4 * q + i) * 2.0, "compute", "z", (a, 4 * q + i)))
+    far = loop("i", 0, 4, store(bz, (a, 4 * q + i), t.at(a + 1, 4 * q + i) * 2.0, "compute", "z", (a, 4 * q + i)))
+    for last, promised in ((use, 2), (far, 4)):
+        body: Stmt = loop("a", 0, 4, loop("p", 0, 4, loop("q", 0, p + 1, Outline("f", seq(keep, last)))))
+        for b in (t, local("e", (16,)), local("o", (16,))):
+            body = Alloc(b, body)
+        text = to_c(LoopNest(doubled((4, 16)), (bx, bz), body), target("native")).text
+        head = next(line for line in text.splitlines() if "kernel_f_0(" in line and "static" in line)
+        assert head.count("restrict") == promised, head
 
 
 # ---------------------------------------------------------------- primitives
