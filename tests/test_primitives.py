@@ -152,6 +152,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.reorder("c", "i"), "at least two different loops"),
         ("chain", lambda s: s.reorder("c", "i", "i"), "at least two different loops"),
         ("chain", lambda s: s.reorder("c", "i", "q"), 'no loop "q"'),
+        ("chain", lambda s: s.compute_at("c", "y", "i").reorder("c", "j", "c.j"), "name one loop twice"),
         ("chain", lambda s: s.reorder("c", "i", 3), "loops=('i', 3) is not a list, each a text"),
         ("scan", lambda s: s.skew("s", "i", "t", 2).reorder("s", "i", "t"), "with factor 2"),
     ],

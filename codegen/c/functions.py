@@ -95,15 +95,20 @@ def _may_meet(w: Writer, a: PointerKey, b: PointerKey) -> bool:
         return False
     if a.buffer != b.buffer or a.bank is None or b.bank is None:
         return True
-    first, second = (Affine((), k.bank) if isinstance(k.bank, int) else k.bank for k in (a, b))
+    first, second = Affine.of(a.bank), Affine.of(b.bank)
     n = len(memory[0])
     if first.is_constant and second.is_constant:
         return first.const % n == second.const % n
-    inner = [x.terms[0][0] if len(x.terms) == 1 and not x.const else None for x in (first, second)]
-    if all(isinstance(q, Quasi) and q.kind == "mod" and q.by == n for q in inner):
-        apart = inner[0].argument - inner[1].argument  # type: ignore[union-attr]
-        return not apart.is_constant or apart.const % n == 0
-    return True
+    if (p := _slot(first, n)) is None or (q := _slot(second, n)) is None:
+        return True
+    apart = p - q
+    return not apart.is_constant or apart.const % n == 0
+
+
+def _slot(bank: Affine, n: int) -> Affine | None:
+    """What a bank number is the remainder of."""
+    atom = bank.terms[0][0] if len(bank.terms) == 1 and not bank.const else None
+    return atom.argument if isinstance(atom, Quasi) and atom.kind == "mod" and atom.by == n else None
 
 
 def _argument(w: Writer, b: Buffer, key: PointerKey, const: int) -> str:

@@ -249,6 +249,8 @@ def reorder(s: Schedule, stage: str, *loops: str) -> Schedule:
 def _reorder_band(root: For, stage: str, order: Sequence[str], around: Context) -> Stmt:
     chain, init, body = _chain(root, stage, order)
     names = [_resolve(name, chain, stage) for name in order]
+    if len(set(names)) < len(names):  # "i" may mean "stage.i"
+        raise ScheduleError(f"{', '.join(order)} name one loop twice", legal=[f.var for f in chain])
     slots = [k for k, f in enumerate(chain) if f.var in names]
     target = list(chain)
     by_name = {f.var: f for f in chain}
