@@ -35,6 +35,9 @@ BASE_FLAGS = (
     "-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=fast", "-fno-strict-aliasing", "-fno-asynchronous-unwind-tables",
 )  # fmt: skip
+#: gcc 12 turns a guarded scalar load (``j < 7 ? p[j] : 0``) into a masked one, and that into a blend which reads
+#: the whole vector, past the end of the array; kernels with vector loops have no such loop to lose.
+GCC_FLAGS = ("-fno-tree-loop-if-convert",)
 #: Generated kernels spread over 20 candidates take 1 to 2 s; beyond this a candidate is hopeless.
 TIMEOUT_S = 60.0
 #: Lines of C shown on each side of a compiler's error.
@@ -88,7 +91,8 @@ class Toolchain:
                 hint=f"set TD_CC to a compiler for it: {target.architecture}-linux-gnu-gcc, or "
                 f'"clang --target={target.architecture}-linux-gnu"',
             )
-        return (*BASE_FLAGS, *target.compiler_flags, *extra)
+        own = GCC_FLAGS if self.kind == "gcc" else ()
+        return (*BASE_FLAGS, *own, *target.compiler_flags, *extra)
 
     @property
     def architecture(self) -> str:

@@ -117,11 +117,11 @@ class Element:
     index: tuple[Affine, ...]
 
 
-def element_of(buffer: Buffer, index: tuple[Affine, ...], path: Path) -> Element:
-    """What the cell of a buffer is meant to hold (see `Alloc.element`)."""
+def element_of(buffer: Buffer, index: tuple[Affine, ...], path: Path, external: str = "") -> Element:
+    """What the cell of a buffer is meant to hold (see `Alloc.element`); external: the tensor in the caller's."""
     d = depth_of(buffer, path)
     if d < 0:
-        return Element(buffer.name, index)
+        return Element(external or buffer.name, index)
     alloc = path[d]
     assert isinstance(alloc, Alloc)
     if not alloc.tensor:

@@ -12,8 +12,10 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+from tensordsl.schedules.arguments import check_arguments
 from tensordsl.schedules.loopnest import LoopNest, Stmt
 from tensordsl.schedules.lower import lower
 from tensordsl.schedules.regions import NoBox
@@ -27,10 +29,12 @@ from tensordsl.program import Program
 PRIMITIVES: dict[str, Callable[..., Schedule]] = {}
 FAMILIES = (
     "loops",
+    "copies",
     "partition",
     "kinds",
     "placement",
     "caches",
+    "sliding",
     "definitions",
     "streaming",
     "storage",
@@ -127,12 +131,14 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
     @functools.wraps(fn)
     def apply(s: Schedule, *args: Any, **kwargs: Any) -> Schedule:
-        step = Step(name, _plain(args), tuple((k, _plain(v)) for k, v in kwargs.items()))
+        args, kwargs = _plain(args), {k: _plain(v) for k, v in kwargs.items()}
+        step = Step(name, args, tuple(kwargs.items()))
         try:
-            signature.bind(s, *args, **kwargs)
+            bound = signature.bind(s, *args, **kwargs)
         except TypeError as e:
             raise ScheduleError(f"{step}: {e}", legal=_usage(fn)) from None
         try:
+            check_arguments(fn, bound.arguments)
             new = fn(s, *args, **kwargs)
             result = Schedule(new.program, new.nest, s.trace.then(step), s.checked)
             return result.validate() if s.checked else result
@@ -152,7 +158,10 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
 
 def _plain(value: Any) -> Any:
-    return tuple(_plain(v) for v in value) if isinstance(value, (tuple, list)) else value
+    """A value that a trace can hold: tuples for lists, Python's integers for numpy's."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(v) for v in value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def _usage(fn: Callable[..., Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -31,12 +32,25 @@ class Step:
     kwargs: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        parts = [_text(a) for a in self.args] + [f"{k}={_text(v)}" for k, v in self.kwargs]
+        return self._call(_text)
+
+    def to_python(self) -> str:
+        """The call as Python; a hole is a variable of its name (dots as underscores)."""
+        return self._call(lambda v: _text(v, True))
+
+    def _call(self, text: Callable[[Any], str]) -> str:
+        parts = [text(a) for a in self.args] + [f"{k}={text(v)}" for k, v in self.kwargs]
         return f"{self.name}({', '.join(parts)})"
 
 
-def _text(value: Any) -> str:
-    return '"' + value + '"' if isinstance(value, str) else repr(value)
+def _text(value: Any, python: bool = False) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # Python reads it alike
+    if isinstance(value, tuple):
+        return f"({', '.join(_text(v, python) for v in value)}{',' if len(value) == 1 else ''})"
+    if python and isinstance(value, Hole):
+        return value.name.replace(".", "_")
+    return repr(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +129,9 @@ class Trace:
         return Trace(tuple(steps))
 
     def to_python(self, name: str = "s") -> str:
-        """Statements that repeat the schedule on a variable that holds ``td.Schedule(program)``."""
-        return "\n".join(f"{name} = {name}.{step}" for step in self.steps)
+        """Statements that repeat the schedule on a variable that holds ``td.Schedule(program)``; holes are
+        variables of their names."""
+        return "\n".join(f"{name} = {name}.{step.to_python()}" for step in self.steps)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.steps))

@@ -214,16 +214,22 @@ def _nest(nest: LoopNest) -> str:
 
 
 def fuzz(
-    seconds: float, seed: int, out: Path | None = None, kinds: Sequence[str] = KINDS, batch: int = 12
+    seconds: float,
+    seed: int,
+    out: Path | None = None,
+    kinds: Sequence[str] = KINDS,
+    batch: int = 12,
+    rounds: int | None = None,
 ) -> tuple[dict[tuple[str, int], str], Counter[str]]:
-    """Cases of each kind in turn until the time is up: the failures, and how many cases there were.
+    """Cases of each kind in turn until the time (or the rounds) are up: the failures, and how many cases
+    there were.
 
     out: the folder that failures are written to, one file each (see `replay`).
     """
-    end = time.monotonic() + seconds
+    end, first = time.monotonic() + seconds, seed
     wrong: dict[tuple[str, int], str] = {}
     count: Counter[str] = Counter()
-    while time.monotonic() < end:
+    while time.monotonic() < end and (rounds is None or seed < first + rounds * batch):
         for kind in kinds:
             seeds = range(seed, seed + batch)
             for bad, text in failures(kind, seeds).items():

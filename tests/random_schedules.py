@@ -223,6 +223,14 @@ def _rfactor(r: Steps, s: Schedule) -> Drawn:
     return (stage, r.rng.choice(axes or ["none"]), r.rng.choice((2, 3, 4, 8))), {}
 
 
+def _pad(r: Steps, s: Schedule) -> Drawn:
+    stage = r.stage(s)
+    axes = [
+        a.name for t in s.program.tensors if t.name == stage for a in (*definition(t).axes, *definition(t).reduce_axes)
+    ]
+    return (stage, r.rng.choice(axes or ["none"]), r.rng.choice(FACTORS)), {}
+
+
 def _prefetch(r: Steps, s: Schedule) -> Drawn:
     kwargs: dict[str, Any] = {"ahead": r.rng.randint(-1, 4)}
     stage, *_ = drawn = r.read(s)
@@ -269,6 +277,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "slide": _slide,
     "compute_inline": _compute_inline,
     "rfactor": _rfactor,
+    "pad": _pad,
     "reciprocal": lambda r, s: ((r.stage(s),), {}),
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
     "store_at": _store_at,
@@ -288,7 +297,7 @@ GPU: dict[str, Callable[[Steps, Schedule], Drawn]] = {
 
 #: What is drawn early and what late: a stage is placed before its loops are ordered.
 FAMILIES: tuple[tuple[str, ...], ...] = (
-    ("compute_inline", "rfactor", "reciprocal", "compute_at", "split"),
+    ("compute_inline", "rfactor", "reciprocal", "pad", "compute_at", "split"),
     ("compute_at", "reverse_compute_at", "split", "tile", "reorder"),
     ("split", "tile", "reorder", "fuse", "skew", "jam", "cache_write"),
     ("cache_read", "cache_read", "cache_write", "pack", "slide", "slide", "reverse_compute_at"),

@@ -64,9 +64,9 @@ def rows() -> Any:
     top = td.compute((5,), lambda i: td.max(x[i, k], axis=k), name="top")
     total = td.compute((5,), lambda i: td.sum(x[i, r] - top[i], axis=r), name="total")
     y = td.compute((5, 11), lambda i, j: (x[i, j] - top[i]) * total[i], name="y")
-    s = Schedule(td.Program([x], [y], "rows")).rfactor("top", "k", LANES).vectorize("top_rf", "k.l")
+    s = Schedule(td.Program([x], [y], "rows")).rfactor("top", "k", LANES)
     s = s.compute_at("total", "y", "i").compute_at("top", "y", "i").compute_at("top_rf", "y", "i")
-    return s.vectorize("y", "j", lanes=LANES).parallel("y", "i")
+    return s.vectorize("top_rf", "k.l").vectorize("y", "j", lanes=LANES).parallel("y", "i")
 
 
 def scan() -> Any:

@@ -24,9 +24,9 @@ from tensordsl.schedules.loopnest import (
     Stmt,
     Store,
     Sync,
+    walk,
 )  # fmt: skip
 
-from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer, conditions
 
@@ -74,7 +74,22 @@ class _Run:
         #: loops around: (entry, For, iteration, storages allocated before it)
         self.loops: list[tuple[int, For, int, int]] = []
 
+    def layouts(self) -> None:
+        """Storage is laid out well, also where nothing runs."""
+        for s, path in walk(self.nest.body):
+            if not isinstance(s, Alloc):
+                continue
+            b = s.buffer
+            around = {p.name for p in self.nest.parameters} | {a.buffer.name for a in path if isinstance(a, Alloc)}
+            if b.name in around or any(n not in around for n in b.banks):
+                raise Wrong("a name inside itself, or a bank that is not there")
+            if b.banks and (not b.fold or b.fold[0] != len(b.banks)):
+                raise Wrong("slices without a bank")
+            if b.pitch and b.pitch < b.extents()[-1]:
+                raise Wrong("rows overlap")
+
     def run(self) -> None:
+        self.layouts()
         places: dict[str, tuple[int, Buffer]] = {}
         for b in self.nest.parameters:
             self.storage += 1
@@ -120,13 +135,6 @@ class _Run:
             elif s.otherwise is not None:
                 self.walk(s.otherwise, env, places)
         elif isinstance(s, Alloc):
-            b = s.buffer
-            if b.name in places or any(n not in places for n in b.banks):
-                raise Wrong("a name inside itself, or a bank that is not there")
-            if b.banks and (not b.fold or b.fold[0] != len(b.banks)):
-                raise Wrong("slices without a bank")
-            if b.pitch and b.pitch < b.extents()[-1]:
-                raise Wrong("rows overlap")
             self.storage += 1
             self.walk(s.body, env, {**places, s.buffer.name: (self.storage, s.buffer)})
         elif isinstance(s, Outline):
@@ -291,24 +299,32 @@ class _Run:
         return None
 
 
+class _Unknown(Exception):
+    """A condition that reads data, or compares floats."""
+
+
 def _truth(e: Expr, env: Env) -> bool | None:
-    """A condition on indices alone at a point; None where it reads data."""
-    if any(isinstance(x, Read) or (isinstance(x, Op) and x.name not in _COMPARE) for x in expr.walk(e)):
+    """A condition on indices alone at a point; None where it reads data there."""
+    try:
+        return bool(_number(e, env))
+    except _Unknown:
         return None
-    return bool(_number(e, env))
 
 
 _COMPARE = {
     "lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "and": lambda a, b: bool(a and b),
-    "or": lambda a, b: bool(a or b), "not": lambda a: not a, "select": lambda c, a, b: a if c else b,
+    "or": lambda a, b: bool(a or b), "not": lambda a: not a,
 }  # fmt: skip
 
 
 def _number(e: Expr, env: Env) -> int | bool:
-    if isinstance(e, Const):
-        return e.value  # type: ignore[return-value]
     if isinstance(e, Index):
         return e.affine.evaluate(env)
-    assert isinstance(e, Op)
-    return _COMPARE[e.name](*(_number(a, env) for a in e.args))  # type: ignore[no-any-return, operator]
+    if isinstance(e, Const) and not e.dtype.is_float:
+        return e.value  # type: ignore[return-value]
+    if isinstance(e, Op) and e.name == "select":
+        return _number(e.args[1 if _number(e.args[0], env) else 2], env)
+    if isinstance(e, Op) and e.name in _COMPARE and (e.name != "not" or e.dtype.kind == "b"):
+        return _COMPARE[e.name](*(_number(a, env) for a in e.args))  # type: ignore[no-any-return, operator]
+    raise _Unknown

@@ -16,7 +16,7 @@ from tensordsl.codegen.c.names import identifier
 from tensordsl.codegen.c.writer import Function, Place, PointerKey, Writer
 from tensordsl.schedules.loopnest import Alloc, Buffer, For, Outline, Stmt, walk
 
-from tensordsl.affine import Affine, Interval, interval
+from tensordsl.affine import Affine, Interval, Quasi, interval
 from tensordsl.errors import BuildError
 
 Print = Callable[[Writer, Stmt, Place], None]
@@ -66,16 +66,14 @@ def outline(w: Writer, s: Outline, place: Place, print_: Print) -> None:
     w.functions.append(f)
     print_(w, s.body, place)
     w.functions.pop()
-    count: dict[str, int] = {}
-    for key in f.pointers:
-        count[key.buffer] = count.get(key.buffer, 0) + 1
     parameters, arguments = [], []
     for name in f.used_buffers:
         parameters.append(_parameter(w, name, restrict=False))
         arguments.append(w.base(name))
     for key, (name, const) in f.pointers.items():
         b = w.buffers[key.buffer]
-        alone = count[key.buffer] == 1 or bool(b.banks)
+        alone = not any(other is not key and _may_meet(w, key, other) for other in f.pointers)
+        alone = alone and not any(n in (b.banks or (b.name,)) for n in f.used_buffers)
         parameters.append(_pointer_type(w, b, alone) + name)
         arguments.append(_argument(w, b, key, const))
     for name in f.used_variables:
@@ -88,6 +86,29 @@ def outline(w: Writer, s: Outline, place: Place, print_: Print) -> None:
         symbol = w.outlines[text] = f"{w.symbol}_{identifier(s.name)}_{len(w.outlines)}"
         w.finished.append(f"static __attribute__((noinline)) void {symbol}{text}")
     w.line(f"{symbol}({', '.join(arguments)});")
+
+
+def _may_meet(w: Writer, a: PointerKey, b: PointerKey) -> bool:
+    """May two pointers lead to one piece of memory?"""
+    memory = [w.buffers[k.buffer].banks or (k.buffer,) for k in (a, b)]
+    if not set(memory[0]) & set(memory[1]):
+        return False
+    if a.buffer != b.buffer or a.bank is None or b.bank is None:
+        return True
+    first, second = Affine.of(a.bank), Affine.of(b.bank)
+    n = len(memory[0])
+    if first.is_constant and second.is_constant:
+        return first.const % n == second.const % n
+    if (p := _slot(first, n)) is None or (q := _slot(second, n)) is None:
+        return True
+    apart = p - q
+    return not apart.is_constant or apart.const % n == 0
+
+
+def _slot(bank: Affine, n: int) -> Affine | None:
+    """What a bank number is the remainder of."""
+    atom = bank.terms[0][0] if len(bank.terms) == 1 and not bank.const else None
+    return atom.argument if isinstance(atom, Quasi) and atom.kind == "mod" and atom.by == n else None
 
 
 def _argument(w: Writer, b: Buffer, key: PointerKey, const: int) -> str:

@@ -254,8 +254,7 @@ def _store_masked(s: Shape) -> Text:
     m = mask_parameter(s.prelude, s.t, s.lanes)
     lanes = " ".join(f"if ({_active(s.prelude, i)}) p[{i}] = v[{i}];" for i in range(s.lanes))
     keep = s.prelude.keep(s.lanes, s.t)
-    # gcc 12 merges the store with what made the value, into an instruction that touches all of the
-    # memory (vextractf32x8)
+    # gcc 12 merges the store with what made the value, into an instruction that touches all of the memory
     around = f"{keep}(v); @;" if keep else ""
     return Text("void", f"{s.S} *p, {m} m, {s.V} v", lanes, ("p", "m", "v"), around)
 

@@ -39,15 +39,15 @@ def equal(a: Affine, b: Affine, domain: isl.Set, dims: Dims) -> bool:
     return bool(domain.is_subset(zero(difference, dims)))
 
 
-def condition_set(e: Expr, dims: Dims) -> isl.Set | None:
-    """The points where a condition on indices holds, or None where it reads data."""
+def condition_set(e: Expr, dims: Dims, domain: isl.Set) -> isl.Set | None:
+    """The points of a domain (perhaps more) where a condition on indices holds; None where it reads data there."""
     if isinstance(e, Op) and e.name in ("and", "or"):
-        left, right = condition_set(e.args[0], dims), condition_set(e.args[1], dims)
+        left, right = condition_set(e.args[0], dims, domain), condition_set(e.args[1], dims, domain)
         if left is None or right is None:
             return None
         return left.intersect(right) if e.name == "and" else left.union(right)
     if isinstance(e, Op) and e.name == "not" and e.dtype.kind == "b":
-        inner = condition_set(e.args[0], dims)
+        inner = condition_set(e.args[0], dims, domain)
         return None if inner is None else inner.complement()
     if isinstance(e, Op) and e.name == "ne":
         same = expr.conditions(Op("eq", e.args, e.dtype))
@@ -57,20 +57,25 @@ def condition_set(e: Expr, dims: Dims) -> isl.Set | None:
     if isinstance(e, Op) and e.name in expr.COMPARISONS:
         for k, side in enumerate(e.args):
             if isinstance(side, Op) and side.name == "select":
-                return _comparison_of_cases(e, k, side, dims)
+                return _comparison_of_cases(e, k, side, dims, domain)
     found = expr.conditions(e)
     return None if found is None else where(found, dims)
 
 
-def _comparison_of_cases(e: Op, k: int, choice: Op, dims: Dims) -> isl.Set | None:
+def _comparison_of_cases(e: Op, k: int, choice: Op, dims: Dims, domain: isl.Set) -> isl.Set | None:
     """A comparison whose side ``k`` is a choice by index: each case where it applies."""
-    holds = condition_set(choice.args[0], dims)
+    holds = condition_set(choice.args[0], dims, domain)
     if holds is None:
         return None
-    cases = [condition_set(replace(e, args=(*e.args[:k], x, *e.args[k + 1 :])), dims) for x in choice.args[1:]]
-    if cases[0] is None or cases[1] is None:
-        return None
-    return cases[0].intersect(holds).union(cases[1].subtract(holds))
+    found = isl.Set.empty(domain.get_space())
+    for x, part in zip(choice.args[1:], (domain.intersect(holds), domain.subtract(holds))):
+        if part.is_empty():
+            continue
+        case = condition_set(replace(e, args=(*e.args[:k], x, *e.args[k + 1 :])), dims, part)
+        if case is None:
+            return None
+        found = found.union(case.intersect(part))
+    return found
 
 
 class Matcher:
@@ -97,7 +102,7 @@ class Matcher:
         for chooser in (d, n):  # a choice by index, on either side, is decided or splits the domain
             if not (isinstance(chooser, Op) and chooser.name == "select"):
                 continue
-            holds = condition_set(chooser.args[0], self.dims)
+            holds = condition_set(chooser.args[0], self.dims, domain)
             if holds is None:
                 continue
             needs: Needs | None = {}

@@ -6,10 +6,11 @@ tiles, packed panels, shared-memory stages and sliding windows are all made of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tensordsl.schedules.locate import (
+    MOVES,
     Path,
     element_of,
     find_loops,
@@ -30,7 +31,6 @@ from tensordsl.schedules.loopnest import (
     Store,
     buffers,
     children,
-    items,
     map_values,
     rewrite,
     seq,
@@ -41,7 +41,6 @@ from tensordsl.schedules.loopnest import (
 from tensordsl.schedules.primitives.placement import (
     box_loops,
     insert_before_reader,
-    local_scope,
     without_alloc,
 )  # fmt: skip
 from tensordsl.schedules.regions import NoBox, Span, span, union
@@ -61,6 +60,28 @@ def _scope(scope: str) -> Scope:
     return scope  # type: ignore[return-value]
 
 
+def _sizes(align: int, pad: int) -> None:
+    if align < 1:
+        raise ScheduleError(f"align={align} is not a positive integer")
+    if pad < 0:
+        raise ScheduleError(f"pad={pad} is less than 0")
+
+
+def _external(s: Schedule, b: Buffer, stage: str) -> str:
+    """The tensor that a stage reads of the caller's buffer: an input, or an output in its place."""
+    outputs = [o for o, i in s.program.inplace.items() if i == b.name]
+    t = next((t for t in s.program.tensors if t.name == stage), None)
+    if t is None or t.definition is None:
+        return b.name
+    return next((r.source.name for r in t.definition.reads if r.source.name in outputs), b.name)
+
+
+def _outside(b: Buffer, x: For) -> None:
+    """A buffer is copied from and to where it exists."""
+    if any(isinstance(y, Alloc) and y.buffer.name == b.name for y, _ in walk(x.body)):
+        raise ScheduleError(f'{b.name} lives inside "{x.var}" only', hint="name a loop inside of its allocation")
+
+
 def _known_buffer(s: Schedule, name: str) -> Buffer:
     known = buffers(s.nest)
     if name not in known:
@@ -78,7 +99,7 @@ def _new_name(s: Schedule, name: str | None, default: str) -> str:
     return name or fresh(default, known)
 
 
-def _at_loops(s: Schedule, targets: dict[int, tuple[For, Path]], f: object) -> Schedule:
+def at_loops(s: Schedule, targets: dict[int, tuple[For, Path]], f: object) -> Schedule:
     """Apply ``f(loop, path)`` at the given loops."""
     assert callable(f)
 
@@ -126,8 +147,19 @@ def _copy_loops(name: str, box: Sequence[Span], sizes: Sequence[int], c: Context
     return rewrite(nest, kind)
 
 
-def _redirect(body: Stmt, old: Buffer, new: Buffer, box: Sequence[Span], stage: str | None, path: Path) -> Stmt:
-    """Accesses to ``old`` (by one stage, or all) as accesses to the cache."""
+def _redirect(
+    body: Stmt,
+    old: Buffer,
+    new: Buffer,
+    box: Sequence[Span],
+    stage: str | None,
+    path: Path,
+    means: Callable[[Store], bool] = lambda x: True,
+) -> Stmt:
+    """Accesses to ``old`` (by one stage, or all) as accesses to the cache.
+
+    means: does a store that reads ``old`` mean the tensor that the cache holds?
+    """
     kept = [d for d, sp in enumerate(box) if sp.extent > 1]
 
     def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
@@ -140,7 +172,7 @@ def _redirect(body: Stmt, old: Buffer, new: Buffer, box: Sequence[Span], stage: 
         if isinstance(x, Store):
             if stage is not None and stage_of(x, here) != stage:
                 return x
-            y = map_values(x, value)
+            y = map_values(x, value) if means(x) else x
             assert isinstance(y, Store)
             return replace(y, buffer=new, index=local(x.index)) if stage is None and x.buffer is old else y
         return with_children(x, tuple([go(c, (*here, x)) for c in children(x)]))
@@ -170,11 +202,14 @@ def cache_read(
     """
     old = _known_buffer(s, source)
     kind = _scope(scope)
+    _sizes(align, pad)
     label = _new_name(s, name, f"{source}_{scope[0]}")
+    tensor = _external(s, old, stage)
     targets = find_loops(s.nest, stage, at)
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
+        _outside(old, x)
         c = context((*path, x))
         found: list[list[Span]] = []
         sample: tuple[Read, Path] | None = None
@@ -198,10 +233,10 @@ def cache_read(
         new = Buffer(label, shape, old.dtype, kind, shape[-1] + pad if pad and shape else 0)
         kept = [d for d, sp in enumerate(box) if sp.extent > 1]
         cells = [sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)]
-        held = element_of(old, tuple(cells), sample[1])
+        held = element_of(old, tuple(cells), sample[1], tensor)
 
         def copy(place: tuple[Affine, ...], cell: tuple[Affine, ...]) -> Stmt:
-            element = element_of(old, place, sample[1])
+            element = element_of(old, place, sample[1], tensor)
             return Store(new, cell, Read(old, place), Instance("copy", element.tensor, element.index))
 
         fill = _copy_loops(label, box, old.shape, c, scope, copy)
@@ -209,7 +244,7 @@ def cache_read(
         body = insert_before_reader(body, label, lambda rest: Alloc(new, seq(fill, rest), held.tensor, held.index))
         return replace(x, body=body)
 
-    return _at_loops(s, targets, go)
+    return at_loops(s, targets, go)
 
 
 @primitive
@@ -227,6 +262,7 @@ def cache_write(
     Raises: ScheduleError for an unknown loop, or a region without a constant size.
     """
     kind = _scope(scope)
+    _sizes(1, pad)
     own = [(st, p) for st, p in stage_stores(s.nest, stage) if st.instance.kind in ("init", "update", "compute")]
     if not own:
         raise ScheduleError(f"{stage} computes nothing", hint="name a stage that a definition computes")
@@ -244,6 +280,7 @@ def cache_write(
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
+        _outside(old, x)
         c = context((*path, x))
         found, update, init = [], None, None
         for st, p in stores(x):
@@ -271,11 +308,18 @@ def cache_write(
                     f"{len(outer)} reduction loops ({', '.join(f.var for f in outer)}) are outside {x.var}",
                     hint="keep all but one of them inside the loop",
                 )
-        body = _redirect(x.body, old, new, box, None, (*path, x))
+
+        def means(x: Store) -> bool:
+            """In the memory of an input, a read may still mean that input."""
+            if x.instance.kind in MOVES:
+                return x.instance.tensor == stage
+            return old.scope != "external" or _external(s, old, x.instance.tensor) == stage
+
+        body = _redirect(x.body, old, new, box, None, (*path, x), means)
 
         def move(to_old: bool, kind: str, over: tuple[tuple[str, Affine, Affine], ...] = ()) -> Stmt:
             def copy(place: tuple[Affine, ...], cell: tuple[Affine, ...]) -> Stmt:
-                element = element_of(old, place, path)
+                element = element_of(old, place, path, stage)
                 points = tuple(Affine.of(v) for v, _, _ in over)
                 instance = Instance(kind, element.tensor, element.index, points, over)  # type: ignore[arg-type]
                 return (
@@ -313,33 +357,43 @@ def cache_write(
             old,
             tuple(sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)),
             path,
+            stage,
         )
         return replace(x, body=Alloc(new, seq(body, tail), held.tensor, held.index))
 
-    result = _at_loops(s, targets, go)
+    result = at_loops(s, targets, go)
     used = any(st.buffer is old or any(r.source is old for r in reads(st.value)) for st, _ in stores(result.nest.body))
     return result if used or is_output else result.with_nest(without_alloc(result.nest.body, old.name))
 
 
 def _reload(body: Stmt, stage: str, fill: Stmt) -> Stmt:
-    """``if first: init``  ->  ``if first: init else: fill``."""
-    done = False
+    """``if first: init``  ->  ``if first: init else: fill``; where the start stands in the loops of the
+    tile, ``if not first: fill`` goes before them."""
 
-    def go(x: Stmt) -> Stmt | None:
-        nonlocal done
-        if isinstance(x, If) and x.otherwise is None:
-            inner = [st for st, _ in stores(x.then)]
-            if inner and all(st.instance.kind == "init" and st.instance.tensor == stage for st in inner):
-                done = True
-                return If(x.conditions, x.then, fill)
-        return None
+    def starts(x: Stmt) -> bool:
+        inner = [st for st, _ in stores(x.then)] if isinstance(x, If) and x.otherwise is None else []
+        return bool(inner) and all(st.instance.kind == "init" and st.instance.tensor == stage for st in inner)
 
-    result = rewrite(body, go)
-    if not done:
+    found = [(x, path) for x, path in walk(body) if starts(x)]
+    if not found:
         raise ScheduleError(
             f"the start of {stage} stands in every part of its reduction", hint="reorder the reduction loop first"
         )
-    return result
+    for x, path in found:
+        assert isinstance(x, If)
+        if any(isinstance(y, For) for y in path):
+            inside = {y.var for y in path if isinstance(y, For)}
+            kept = tuple(c for c in x.conditions if not c.names() & inside)
+            if not kept:
+                continue
+            return seq(If(tuple(-1 - c for c in kept), fill) if len(kept) == 1 else If(kept, Seq(()), fill), body)
+    first = {id(x) for x, _ in found}
+
+    def go(x: Stmt) -> Stmt:
+        t = with_children(x, tuple([go(c) for c in children(x)]))
+        return replace(t, otherwise=fill) if id(x) in first and isinstance(t, If) else t
+
+    return go(body)
 
 
 @primitive
@@ -361,7 +415,7 @@ def pack(
     label = _new_name(s, name, f"{source}_p")
     kind = _scope(scope)
     if at is not None:
-        return _at_loops(
+        return at_loops(
             s,
             find_loops(s.nest, stage, at),
             lambda x, path: replace(x, body=_pack(s, x.body, (*path, x), stage, old, label, kind)),
@@ -379,7 +433,7 @@ def pack(
     return s.with_nest(go(s.nest.body, ()))
 
 
-def _constant_end(f: For) -> int:
+def constant_end(f: For) -> int:
     """The least constant upper bound of a loop."""
     ends = [h.const for h in f.hi if not h.terms]
     if not ends:
@@ -406,7 +460,7 @@ def _pack(s: Schedule, root: Stmt, path: Path, stage: str, old: Buffer, label: s
     for f in used:
         if f.lo != (Affine(),):
             raise ScheduleError(f'loop "{f.var}" does not start at 0')
-        sizes.append(_constant_end(f))
+        sizes.append(constant_end(f))
     panel = Buffer(label, tuple(sizes), old.dtype, scope)
     cell = tuple(Affine.of(f.var) for f in used)
     names = [f.var for f in used]
@@ -440,157 +494,3 @@ def _pack(s: Schedule, root: Stmt, path: Path, stage: str, old: Buffer, label: s
         return with_children(x, tuple([go(c) for c in children(x)]))
 
     return Alloc(panel, go(root), held.tensor, held.index)
-
-
-@primitive
-def slide(s: Schedule, stage: str, loop: str) -> Schedule:
-    """Keep the part of a buffer that the next iteration of a loop needs again, and fill only the rest.
-
-    stage: a cache or a stage placed by `compute_at`, whose region moves by a constant along one
-    dimension with each iteration of the loop.
-
-    Requires: consecutive regions overlap.
-    Rewrite: ``for v: (c = region; ..)``  ->
-        ``for v: (c[old] = kept, or its values if v is first; c[new] = ..; ..; kept = c[next])``
-    Raises: ScheduleError when the region does not move, or consecutive regions do not overlap.
-    """
-    targets = find_loops(s.nest, stage, loop)
-    known = set(buffers(s.nest))
-
-    def go(x: Stmt, path: Path) -> Stmt:
-        assert isinstance(x, For)
-        count = 0
-        keeps: list[Alloc] = []
-
-        def inner(y: Stmt, p: Path) -> Stmt:
-            nonlocal count
-            if isinstance(y, Alloc) and y.buffer.name == stage:
-                count += 1
-                kept, new = _slide(s, x, y, p, fresh(f"{stage}_k", known))
-                known.add(kept.buffer.name)
-                keeps.append(kept)
-                return new
-            return with_children(y, tuple([inner(c, (*p, y)) for c in children(y)]))
-
-        result: Stmt = replace(x, body=inner(x.body, ()))
-        if not count:
-            raise ScheduleError(f'no buffer {stage} is filled inside "{x.var}"')
-        for k in keeps:
-            result = replace(k, body=result)
-        return result
-
-    return _at_loops(s, _outermost(targets), go)
-
-
-def _outermost(targets: dict[int, tuple[For, Path]]) -> dict[int, tuple[For, Path]]:
-    return {k: (f, p) for k, (f, p) in targets.items() if not any(id(y) in targets for y in p)}
-
-
-def _slide(s: Schedule, x: For, alloc: Alloc, path: Path, label: str) -> tuple[Alloc, Alloc]:
-    """The buffer that survives (to be put around loop x), and the changed allocation."""
-    c = alloc.buffer
-    rank = len(c.shape)
-    moving = [d for d, e in enumerate(alloc.element) if e.coefficient(x.var)]
-    if not moving:
-        raise ScheduleError(f'the region of {c.name} does not move with "{x.var}"')
-    dim_element = moving[0]
-    dims = [d for d in range(rank) if alloc.element[dim_element].coefficient(CELL[d])]
-    if len(moving) > 1 or len(dims) != 1 or alloc.element[dim_element].coefficient(CELL[dims[0]]) != 1:
-        raise ScheduleError(f'the region of {c.name} does not move along one dimension with "{x.var}"')
-    d = dims[0]
-    step = alloc.element[dim_element].coefficient(x.var) * x.step
-    overlap = c.shape[d] - step
-    length = s.program[alloc.tensor].shape[dim_element]
-    if step <= 0 or overlap <= 0:
-        raise ScheduleError(
-            f"consecutive regions of {c.name} do not overlap: {c.shape[d]} elements, {step} further each time"
-        )
-    parts = list(items(alloc.body))
-    fills = [k for k, y in enumerate(parts) if all(st.buffer.name == c.name for st, _ in stores(y))]
-    if not fills or fills[0] != 0:
-        raise ScheduleError(f"{c.name} is not filled at the start of its block")
-    fill = seq(*[parts[k] for k in fills])
-    rest = [y for k, y in enumerate(parts) if k not in fills]
-    # the kept cells: the loops between x and the block tell the copies apart
-    between = [f for f in path if isinstance(f, For)]
-    sizes = []
-    for f in between:
-        if any(lo.terms or lo.const < 0 for lo in f.lo) or all(h.terms for h in f.hi):
-            raise ScheduleError(f'loop "{f.var}" between "{x.var}" and {c.name} has no constant range')
-        sizes.append(_constant_end(f))
-    shape = (*sizes, *(overlap if k == d else e for k, e in enumerate(c.shape)))
-    in_registers = c.scope == "register" and all(f.kind == "unroll" for f in between)
-    size = 1
-    for e in shape:
-        size *= e
-    kept = Buffer(label, shape, c.dtype, "register" if in_registers else local_scope(size, c.dtype.bytes))
-    where = tuple(Affine.of(f.var) for f in between)
-    element = {CELL[k]: Affine.of(CELL[k + len(between)]) for k in range(rank)} | {
-        f.var: Affine.of(CELL[k]) for k, f in enumerate(between)
-    }
-    held = tuple(e.substitute(element) for e in alloc.element)
-    loops = _fill_variables(fill, c, d)
-    head = _restrict(fill, loops, None, overlap)
-    new = _restrict(fill, loops, overlap, None)
-
-    def copy(save: bool) -> Stmt:
-        names = [f"{label}.{k}" for k in range(rank)]
-        cell = tuple(Affine.of(n) for n in names)
-        shifted = tuple(i + step if k == d else i for k, i in enumerate(cell))
-        source = shifted if save else cell
-        index = tuple(e.substitute(dict(zip(CELL, source))) for e in alloc.element)
-        instance = Instance("copy", alloc.tensor, index)
-        body: Stmt = (
-            Store(kept, (*where, *cell), Read(c, shifted), instance)
-            if save
-            else Store(c, cell, Read(kept, (*where, *cell)), instance)
-        )
-        limits = _limits(fill, c)
-        base = alloc.element[dim_element].substitute({n: Affine() for n in CELL}) + (step if save else 0)
-        for k in reversed(range(rank)):
-            size = overlap if k == d else c.shape[k]
-            kind = "vector" if k == rank - 1 else "unroll" if c.scope == "register" else "serial"
-            ends = (length - base,) if k == d else limits[k]
-            starts = (Affine(), -base) if k == d else (Affine(),)
-            body = For(names[k], starts, (Affine((), size), *ends), body, kind)  # type: ignore[arg-type]
-        return If(tuple(h - 2 - Affine.of(x.var) for h in x.hi), body) if save else body
-
-    first = tuple(lo - Affine.of(x.var) for lo in x.lo)
-    body = seq(If(first, head, copy(False)), new, *rest, copy(True))
-    return Alloc(kept, Seq(()), alloc.tensor, held), replace(alloc, body=body)
-
-
-def _fill_variables(fill: Stmt, c: Buffer, d: int) -> set[str]:
-    """The loops of a fill that run along dimension d of the buffer."""
-    found = set()
-    for st, _ in stores(fill):
-        i = st.index[d]
-        if len(i.terms) != 1 or i.terms[0][1] != 1 or i.const or not isinstance(i.terms[0][0], str):
-            raise ScheduleError(
-                f"{c.name} is filled at [{', '.join(map(str, st.index))}], not one by one along the window"
-            )
-        found.add(i.terms[0][0])
-    return found
-
-
-def _restrict(fill: Stmt, loops: set[str], lo: int | None, hi: int | None) -> Stmt:
-    def go(x: Stmt) -> Stmt | None:
-        if isinstance(x, For) and x.var in loops:
-            start = x.lo if lo is None else (*(b for b in x.lo if b != Affine()), Affine((), lo))
-            end = x.hi if hi is None else (*(b for b in x.hi if b.terms), Affine((), hi))
-            return replace(x, lo=start, hi=end)
-        return None
-
-    return rewrite(fill, go)
-
-
-def _limits(fill: Stmt, c: Buffer) -> dict[int, tuple[Affine, ...]]:
-    """Bounds of the fill loops beyond the buffer's extents, per dimension (ragged tiles)."""
-    result: dict[int, tuple[Affine, ...]] = {d: () for d in range(len(c.shape))}
-    for st, _ in stores(fill):
-        for x, _ in walk(fill):
-            if isinstance(x, For):
-                for d, i in enumerate(st.index):
-                    if i == Affine.of(x.var):
-                        result[d] = tuple(h for h in x.hi if h.terms)
-    return result

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tensordsl.schedules.locate import edit, find_loops
 from tensordsl.schedules.loopnest import (
+    Alloc,
     For,
     If,
     Seq,
@@ -45,6 +46,11 @@ def _decomposed(x: For, stage: str) -> Stmt:
         raise ScheduleError(f'{stage} starts outside "{x.var}"')
     starts: list[Stmt] = []
     for store, path in found:
+        if any(isinstance(s, Alloc) and s.buffer.name == store.buffer.name for s in path):
+            raise ScheduleError(
+                f'{stage} accumulates in {store.buffer.name}, which lives inside "{x.var}" only',
+                hint="decompose the reduction before it is cached or placed",
+            )
         names = {n for i in (*store.index, *store.instance.index) for n in i.names()}
         start: Stmt = store
         for s in reversed(path):

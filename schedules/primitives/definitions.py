@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tensordsl.schedules.analysis import tensor_names
-from tensordsl.schedules.locate import fresh, stage_of
-from tensordsl.schedules.loopnest import Alloc, Stmt, buffers, map_values, seq, stores
+from tensordsl.schedules.locate import Path, fresh, stage_of
+from tensordsl.schedules.loopnest import (
+    Alloc,
+    Buffer,
+    Seq,
+    Stmt,
+    buffers,
+    children,
+    map_values,
+    seq,
+    stores,
+    with_children,
+)
 from tensordsl.schedules.lower import definition_nest, lower
+from tensordsl.schedules.nest_text import stmt_lines
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
+from tensordsl.schedules.primitives.storage import replace_buffer
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
@@ -39,8 +52,9 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     if old.shape != tensor.shape or old.scope != "workspace":
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="inline before compute_at and caches")
     program = inline_in_program(s.program, tensor, d)
-    known = buffers(s.nest)
-    known.update({output: known[source] for output, source in s.program.inplace.items() if source in known})
+    known = _buffers(s)
+    if any(st.instance.tensor == stage and st.instance.kind != "compute" for st, _ in stores(s.nest.body)):
+        raise ScheduleError(f"copies of {stage} are kept elsewhere", hint="inline before compute_at and caches")
     body = without_alloc(without_stage(s.nest.body, stage), stage)
     value = expr.transform(d.body, lambda e: replace(e, source=known[e.source.name]) if isinstance(e, Read) else None)
     memo: dict[tuple[Affine, ...], Expr] = {}
@@ -125,6 +139,57 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
 
 
 @primitive
+def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
+    """Extend an axis of a stage to a multiple, so that all tiles of that size are full.
+
+    The points added to a reduction hold its identity; so do the elements added to one (those added
+    to a pointwise stage are zero), and nobody reads them.
+
+    Requires: the stage's loops are not ordered yet; for an axis of its elements, that it is no
+    output and its buffer has not been moved.
+    Rewrite: ``y[i] = sum_k<10 f(i, k)``  ->  ``y[i] = sum_k<16 (f(i, k) if k < 10 else 0)``
+    Raises: ScheduleError for an unknown axis, a recurrence, or elements that belong to the caller.
+    """
+    tensor = defined(s, stage)
+    if multiple < 1:
+        raise ScheduleError(f"multiple={multiple} is not a positive integer")
+    program = padded(s.program, stage, axis, multiple)
+    _require_unplaced(s, stage, tensor)
+    shape = program[stage].shape
+    if shape == tensor.shape:
+        return _replace_stage(s, stage, program)
+    old = own_buffer(s, stage)
+    if old.shape != tensor.shape or old.scope != "workspace" or old.fold or old.pitch:
+        raise ScheduleError(f"the buffer of {stage} has been moved already", hint="pad before caches and placement")
+    return _replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
+
+
+def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
+    """The program of `pad`."""
+    tensor = program[stage]
+    d = tensor.definition
+    assert d is not None
+    _require_acyclic(program, stage)
+    known = {a.name: a.extent for a in (*d.axes, *d.reduce_axes)}
+    if axis not in known:
+        raise ScheduleError(f"{stage} has no axis {axis!r}", legal=list(known))
+    size = known[axis]
+    wide = Axis(axis, -(-size // multiple) * multiple)
+    if wide.extent == size:
+        return program
+    inner = any(a.name == axis for a in d.reduce_axes)
+    rest = d.reducer.identity(tensor.dtype) if inner and d.reducer is not None else expr.constant(0, tensor.dtype)
+    if not inner and any(t.name == stage for t in program.outputs):
+        raise ScheduleError(f"{stage} is an output: its shape is the caller's")
+    if not inner and d.reducer is not None:
+        rest = d.reducer.identity(tensor.dtype)
+    body = select(Index(Affine.of(axis)) < size, d.body, rest)
+    axes, reduced = (tuple(wide if a.name == axis else a for a in old) for old in (d.axes, d.reduce_axes))
+    new = replace(d, axes=axes, body=body, reduce_axes=reduced)
+    return program.with_definitions({stage: new}, [replace(tensor, shape=tuple(a.extent for a in axes))])
+
+
+@primitive
 def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     """Divide once where a divisor does not change along the last axis, and multiply by the result.
 
@@ -203,39 +268,49 @@ def _require_acyclic(program: Program, stage: str) -> None:
 
 
 def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
-    plain = simplify(definition_nest(tensor, buffers(s.nest)))
-    here = [
-        (st.instance, [x.var for x in p if hasattr(x, "var")])
-        for st, p in stores(simplify(s.nest.body))
-        if stage_of(st, p) == stage
-    ]
-    there = [(st.instance, [x.var for x in p if hasattr(x, "var")]) for st, p in stores(plain)]
-    if here != there:
+    """The stage's loops stand by themselves as the definition wrote them, with nothing placed inside."""
+    own: list[Stmt] = []
+
+    def go(x: Stmt, path: Path) -> None:
+        if isinstance(x, (Alloc, Seq)):
+            for c in children(x):
+                go(c, (*path, x))
+        elif any(stage_of(st, (*path, *p)) == stage for st, p in stores(x)):
+            own.append(x)
+
+    go(s.nest.body, ())
+    plain = simplify(definition_nest(tensor, _buffers(s)))
+    if list(stmt_lines(simplify(seq(*own)))) != list(stmt_lines(plain)):
         raise ScheduleError(
             f"the loops of {stage} are already ordered", hint="change definitions before ordering their loops"
         )
 
 
+def _buffers(s: Schedule) -> dict[str, Buffer]:
+    """The buffers of a nest by the tensors they hold: an output may take over the memory of an input."""
+    known = buffers(s.nest)
+    known.update({output: known[source] for output, source in s.program.inplace.items() if source in known})
+    return known
+
+
 def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
-    known = {**{n: b for n, b in fresh.items() if n in added}, **buffers(s.nest)}
+    known = {**{n: b for n, b in fresh.items() if n in added}, **_buffers(s)}
     new = seq(*[definition_nest(program[n], known) for n in (*added, stage)])
     placed = False
 
-    def go(x: Stmt) -> Stmt:
+    def go(x: Stmt, path: Path) -> Stmt:
         nonlocal placed
-        from tensordsl.schedules.loopnest import Seq, children, with_children
-
-        own = {st.instance.tensor for st, _ in stores(x)}
+        own = {stage_of(st, (*path, *p)) for st, p in stores(x)}
         if own == {stage} and not placed and not isinstance(x, Alloc):
             placed = True
             return new
         if own == {stage} and not isinstance(x, Alloc):
             return Seq(())
-        return with_children(x, tuple([go(c) for c in children(x)]))
+        return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
 
-    body = go(s.nest.body)
+    body = go(s.nest.body, ())
     for n in added:
         element = tuple(Affine.of(f"@{d}") for d in range(len(fresh[n].shape)))
         body = Alloc(known[n], body, n, element)

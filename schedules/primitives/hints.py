@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tensordsl.schedules.locate import edit, find_loops, stage_of
+from tensordsl.schedules.locate import edit, find_loops, stage_of, stages
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -70,6 +70,10 @@ def prefetch(
     Raises: ScheduleError when nothing inside the loop reads the buffer, or it is allocated in there.
     """
     targets = find_loops(s.nest, stage, at)
+    if locality not in range(4):
+        raise ScheduleError(f"locality={locality}", legal="0 (use once) to 3 (keep in every cache)")
+    if width < 1:
+        raise ScheduleError(f"width={width} is not a positive integer")
     asked_for: list[tuple[Affine, ...]] = []
 
     def go(x: Stmt, around: tuple[str, ...]) -> Stmt:
@@ -132,14 +136,17 @@ def store_nt(s: Schedule, stage: str) -> Schedule:
 
     def go(x: Stmt, path: tuple[Stmt, ...]) -> Stmt:
         nonlocal found
-        if isinstance(x, Store) and stage_of(x, path) == stage and not x.op:
+        if isinstance(x, Store) and stage_of(x, path) == stage:
+            if x.instance.kind not in ("compute", "copy"):
+                raise ScheduleError(f"{stage} accumulates: its cells are written more than once")
             found = True
             return replace(x, nt=True)
         return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
 
     body = go(s.nest.body, ())
     if not found:
-        raise ScheduleError(f"{stage} has no plain store")
+        known = stages(s.nest)
+        raise ScheduleError(f"there is no stage {stage!r}", legal=known)
     return s.with_nest(body)
 
 

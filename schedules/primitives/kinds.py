@@ -45,6 +45,8 @@ def vectorize(s: Schedule, stage: str, loop: str, lanes: int | None = None) -> S
     """
     if lanes is None:
         return set_kind(s, stage, loop, "vector")
+    if lanes < 1:
+        raise ScheduleError(f"lanes={lanes} is not a positive integer")
     targets = find_loops(s.nest, stage, loop)
     var = next(iter(targets.values()))[0].var
     if all(_extent(f) == lanes for f, _ in targets.values()):

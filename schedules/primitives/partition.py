@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensordsl.schedules.locate import edit, find_loops
 from tensordsl.schedules.loopnest import For, Stmt, seq
-from tensordsl.schedules.primitives.loops import parse_affine, renamed
+from tensordsl.schedules.primitives.copies import parse_affine, renamed
 from tensordsl.schedules.schedule import Schedule, primitive
 
 from tensordsl.errors import ScheduleError

@@ -47,6 +47,14 @@ from tensordsl.tensor import Tensor
 
 #: Local buffers up to this size live on the stack (bytes); larger ones in the caller's workspace.
 STACK_LIMIT = 32 * 1024
+#: Steps on a stage's own loops, which placing it afterwards would throw away.
+ORDERING = frozenset(
+    [
+        *("split", "tile", "fuse", "reorder", "skew", "peel", "separate", "specialize", "distribute"),
+        *("unroll", "vectorize", "parallel", "bind", "cache_write", "cache_read", "outline", "annotate", "store_nt"),
+        "decompose_reduction",
+    ]
+)
 
 
 def defined(s: Schedule, stage: str) -> Tensor:
@@ -58,8 +66,10 @@ def defined(s: Schedule, stage: str) -> Tensor:
 
 
 def own_buffer(s: Schedule, stage: str) -> Buffer:
-    """The buffer that holds a stage's elements."""
+    """The buffer that holds a stage's elements: its own, or the input's whose memory it takes over."""
     known = buffers(s.nest)
+    if stage in s.program.inplace:
+        return known[s.program.inplace[stage]]
     if stage not in known:
         raise ScheduleError(
             f"{stage} has no buffer any more: it is cached elsewhere, or nothing reads it", legal=sorted(known)
@@ -182,6 +192,10 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
     _require_plain(s, stage)
     old = own_buffer(s, stage)
     is_output = any(t.name == stage for t in s.program.outputs)
+    if old.name != stage:
+        raise ScheduleError(
+            f"{stage} takes over the memory of {old.name}, which is read before", hint="leave it outside"
+        )
     for st, path in stores(s.nest.body):
         reader = stage_of(st, path) != stage and any(r.source.name == stage for r in reads(st.value))
         if reader and not any(id(p) in targets for p in path):
@@ -262,11 +276,8 @@ def _covers(s: Schedule, stage: str, x: For) -> bool:
 
 def _require_plain(s: Schedule, stage: str) -> None:
     for step in s.trace:
-        if (
-            step.args
-            and step.args[0] == stage
-            and step.name in ("split", "tile", "fuse", "reorder", "peel", "cache_write", "cache_read", "skew")
-        ):
+        of = step.args[0] if step.args else dict(step.kwargs).get("stage")
+        if of == stage and step.name in ORDERING:
             raise ScheduleError(
                 f"the loops of {stage} are already ordered by {step}",
                 hint="place a stage before ordering its own loops",

@@ -26,6 +26,12 @@ from tensordsl.targets import Target
 
 def derive(program: Program, target: Target) -> list[Sketch]:
     """One sketch: the program's plan with the sizes of its register tiles and reductions open."""
+    if any(a.extent == 0 for t in program.tensors for a in (*definition_of(t).axes, *definition_of(t).reduce_axes)):
+
+        def plain() -> Schedule:
+            return Schedule(program, checked=False)
+
+        return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), plain)]  # nothing to tile where nothing is
     plan, planned = make_plan(program, target)
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
