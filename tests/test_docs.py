@@ -10,6 +10,7 @@ from pathlib import Path
 import documents
 import pytest
 from tensordsl.autotune.cli import main
+from tensordsl.schedules.schedule import PRIMITIVES
 
 import tensordsl as td
 
@@ -75,6 +76,9 @@ def test_reference_of_primitives_is_up_to_date(request: pytest.FixtureRequest) -
     if request.config.getoption("--update-golden"):
         path.write_text(fresh)
     assert path.read_text() == fresh, "pytest --update-golden tests/test_docs.py writes it anew"
+    table = re.findall(r"^\| .*", fresh.partition(documents.MARK)[0], re.M)
+    named = re.findall(r"`(\w+)`", "\n".join(table))
+    assert sorted(named) == sorted(PRIMITIVES), "the table of all primitives"
 
 
 def test_links_lead_somewhere() -> None:
