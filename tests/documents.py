@@ -37,7 +37,7 @@ class Block:
     @property
     def commands(self) -> list[list[str]]:
         """The arguments of each ``tensordsl`` command, comments dropped."""
-        lines = [] if self.language in ("python", "text", "c", "json") else self.text.splitlines()
+        lines = [] if self.language in ("python", "text", "c") else self.text.splitlines()
         return [shlex.split(x, comments=True)[1:] for x in lines if x.startswith("tensordsl ")]
 
 
@@ -92,7 +92,7 @@ def run(document: str, file: str) -> Iterator[Run]:
             line = block.first + (lines[-1] if lines else 1)
             raise AssertionError(f"{file}:{line}: {type(error).__name__}: {error}") from error
         follower = every[n + 1] if n + 1 < len(every) else None
-        shown = follower if follower is not None and follower.language in ("text", "c", "json", "indented") else None
+        shown = follower if follower is not None and follower.language in ("text", "c", "indented") else None
         if output.getvalue():
             yield Run(block, output.getvalue(), shown)
 
