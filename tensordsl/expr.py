@@ -431,7 +431,7 @@ def substitute(e: Expr, env: Mapping[str, Affine], memo: dict[int, Expr] | None 
         elif isinstance(x, Index):
             affine = x.affine.substitute(env)
             if affine is not x.affine:
-                return replace(x, affine=affine)
+                return Index(affine, x.dtype)  # a `ReduceAxis` becomes a plain index
         return None
 
     return transform(e, f, memo) if env else e
