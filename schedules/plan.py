@@ -24,7 +24,7 @@ from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
 
 #: A reduction is worth a register tile when each element sums at least this many terms.
-LEAST_TERMS = 4
+LEAST_TERMS = 2
 
 
 @dataclass(frozen=True, slots=True)

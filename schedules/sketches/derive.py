@@ -18,6 +18,7 @@ from tensordsl.schedules.sketches.contraction import (
     tile_score,
 )  # fmt: skip
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -30,7 +31,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     default: dict[str, int] = {}
     for stage, tile in plan.tiles.items():
         t = planned[stage]
-        sizes = default_sizes(t, tile, target)
+        sizes = streaming_sizes(t, tile, target) or default_sizes(t, tile, target)
         lanes, rows = target.lanes(t.dtype), row_extent(t, tile)
         main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
         vectors = -(-t.shape[-1] // lanes)
