@@ -19,6 +19,7 @@ from tensordsl.schedules.analysis import (
     stride,
 )  # fmt: skip
 
+from tensordsl.affine import Affine
 from tensordsl.program import Program
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
@@ -43,6 +44,7 @@ class Plan:
     their row.  partial: reduction -> the contiguous axis to
     reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
+    merged: (stage, the next root, which runs in its outermost loop).
     """
 
     inline: tuple[str, ...]
@@ -52,6 +54,7 @@ class Plan:
     tiles: dict[str, Tile]
     epilogues: dict[str, str]
     roots: tuple[str, ...]
+    merged: tuple[tuple[str, str], ...]
 
 
 def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
@@ -82,10 +85,12 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         program = factored(program, stage, axis, 2 * lanes, partial_name(stage))
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(stage))
     epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
-    placements = _placements(program, tiles, epilogues)
+    placements, shared = _placements(program, tiles, epilogues)
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
-    return Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots), program
+    merged = _merged(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
+    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, merged)
+    return plan, program
 
 
 def partial_name(stage: str) -> str:
@@ -145,7 +150,49 @@ def _epilogue(program: Program, name: str) -> str | None:
     return reader.name
 
 
-def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]) -> list[Placement]:
+def _merged(
+    program: Program, roots: tuple[str, ...], root_of: dict[str, str], shared: dict[str, dict[str, str]],
+    apart: set[str], target: Target,
+) -> tuple[tuple[str, str], ...]:  # fmt: skip
+    """Roots that run in the outermost loop of the roots before them, whose rows they read from the cache."""
+    if program.inplace:
+        return ()
+    found: list[tuple[str, str]] = []
+    group: list[str] = []
+    for name in roots:
+        stages = [t for t in program.tensors if name in (t.name, root_of.get(t.name))]
+        joins = group and name not in apart and _follows(program, group, name, stages, shared, target)
+        if joins:
+            found.append((group[0], name))
+        group = [*group, name] if joins else [name] if name not in apart else []
+    return tuple(found)
+
+
+def _follows(
+    program: Program, group: list[str], name: str, stages: list[Tensor], shared: dict[str, dict[str, str]],
+    target: Target,
+) -> bool:  # fmt: skip
+    """Do all stages of a root read the group's tensors at their own outermost index, and much of them?"""
+    outer = definition_of(program[name]).axes
+    if not outer or outer[0].extent < 2:
+        return False
+    large = False
+    for t in stages:
+        for r in definition_of(t).reads:
+            if r.source.name not in group:
+                continue
+            source = program[r.source.name]
+            own = [a for a, root in shared[t.name].items() if root == outer[0].name]
+            if source.shape[0] != outer[0].extent or not own or r.index[0] != Affine.of(own[0]):
+                return False
+            large = large or elements(source) * source.dtype.bytes > target.caches[0]
+    return large
+
+
+def _placements(
+    program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]
+) -> tuple[list[Placement], dict[str, dict[str, str]]]:
+    """The placements, and for every stage which axis of its root each of its shared axes runs with."""
     outputs = {t.name for t in program.outputs}
     follow = set(epilogues.values())
     root_of: dict[str, str] = {}
@@ -172,7 +219,7 @@ def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, s
         dims = {k: shared[reader.name][a] for a, k in identity_dims(site).items() if a in shared[reader.name]}
         shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
         result.append(place)
-    return result
+    return result, shared
 
 
 def _place(

@@ -110,6 +110,9 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
         elif stage not in followers:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
+    for stage, other in plan.merged:
+        axis = definition_of(s.program[stage]).axes[0].name
+        s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.merge(stage, axis, other))
     return s
 
 
