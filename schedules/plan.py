@@ -44,7 +44,7 @@ class Plan:
     their row.  partial: reduction -> the contiguous axis to
     reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
-    merged: (stage, the next root, which runs in its outermost loop).
+    jammed: (root, the next root), which run in one outermost loop.
     """
 
     inline: tuple[str, ...]
@@ -54,7 +54,7 @@ class Plan:
     tiles: dict[str, Tile]
     epilogues: dict[str, str]
     roots: tuple[str, ...]
-    merged: tuple[tuple[str, str], ...]
+    jammed: tuple[tuple[str, str], ...]
 
 
 def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
@@ -88,8 +88,8 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     placements, shared = _placements(program, tiles, epilogues)
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
-    merged = _merged(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
-    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, merged)
+    jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
+    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed)
     return plan, program
 
 
@@ -150,7 +150,7 @@ def _epilogue(program: Program, name: str) -> str | None:
     return reader.name
 
 
-def _merged(
+def _jammed(
     program: Program, roots: tuple[str, ...], root_of: dict[str, str], shared: dict[str, dict[str, str]],
     apart: set[str], target: Target,
 ) -> tuple[tuple[str, str], ...]:  # fmt: skip
@@ -163,7 +163,7 @@ def _merged(
         stages = [t for t in program.tensors if name in (t.name, root_of.get(t.name))]
         joins = group and name not in apart and _follows(program, group, name, stages, shared, target)
         if joins:
-            found.append((group[0], name))
+            found.append((group[-1], name))
         group = [*group, name] if joins else [name] if name not in apart else []
     return tuple(found)
 
@@ -174,7 +174,7 @@ def _follows(
 ) -> bool:  # fmt: skip
     """Do all stages of a root read the group's tensors at their own outermost index, and much of them?"""
     outer = definition_of(program[name]).axes
-    if not outer or outer[0].extent < 2:
+    if outer[:1] != definition_of(program[group[-1]]).axes[:1] or not outer or outer[0].extent < 2:
         return False
     large = False
     for t in stages:
@@ -183,7 +183,7 @@ def _follows(
                 continue
             source = program[r.source.name]
             own = [a for a, root in shared[t.name].items() if root == outer[0].name]
-            if source.shape[0] != outer[0].extent or not own or r.index[0] != Affine.of(own[0]):
+            if not own or r.index[0] != Affine.of(own[0]):
                 return False
             large = large or elements(source) * source.dtype.bytes > target.caches[0]
     return large

@@ -7,9 +7,8 @@ even split stay alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from tensordsl.schedules.locate import edit, find_loops, stage_loops, stage_stores
 from tensordsl.schedules.loopnest import (
@@ -24,7 +23,6 @@ from tensordsl.schedules.loopnest import (
     seq,
     stores,
     substitute,
-    variables,
     walk,
     with_children,
 )  # fmt: skip
@@ -572,51 +570,3 @@ def distribute(s: Schedule, stage: str, loop: str) -> Schedule:
         return seq(*[replace(x, body=y) for y in x.body.items]) if isinstance(x.body, Seq) else x
 
     return s.with_nest(edit(s.nest.body, targets, go))
-
-
-@primitive
-def merge(s: Schedule, stage: str, loop: str, other: str) -> Schedule:
-    """Run the loop that follows together with this one, iteration by iteration.
-
-    other: a stage of the loop that follows.
-
-    Requires: the loop around ``other`` comes right after and has the same bounds.
-    Rewrite: ``for v: S; for w: T``  ->  ``for v: (S; T[w = v])``
-    Raises: ScheduleError when something stands between the loops or their bounds differ, or with
-    the element that an iteration of the second would read too early.
-    """
-    targets = find_loops(s.nest, stage, loop)
-    wanted = [path for _, path in stage_stores(s.nest, other)]
-    merged: list[str] = []
-
-    def go(x: Stmt) -> Stmt | None:
-        if not isinstance(x, Seq):
-            return None
-        for k, (a, b) in enumerate(pairwise(x.items)):
-            if id(a) in targets and isinstance(a, For) and isinstance(b, For) and any(b in path for path in wanted):
-                if (a.lo, a.hi, a.step, a.kind) != (b.lo, b.hi, b.step, b.kind):
-                    raise ScheduleError(f'the loops "{a.var}" and "{b.var}" have different bounds')
-                if a.var != b.var and a.var in variables(b.body):
-                    raise ScheduleError(f'a loop inside "{b.var}" is named "{a.var}" as well')
-                merged.append(b.var)
-                both = replace(a, body=seq(a.body, substitute(b.body, {b.var: Affine.of(a.var)})))
-                return seq(*x.items[:k], both, *x.items[k + 2 :])
-        return None
-
-    body = _top_down(s.nest.body, go)
-    if not merged:
-        raise ScheduleError(f'no loop of {other} comes right after the loop "{loop}" of {stage}')
-    return s.with_nest(body)
-
-
-def _top_down(x: Stmt, f: Callable[[Stmt], Stmt | None]) -> Stmt:
-    """The statement with its first part replaced that ``f`` replaces; identities stay until then."""
-    new = f(x)
-    if new is not None:
-        return new
-    before = children(x)
-    for k, c in enumerate(before):
-        changed = _top_down(c, f)
-        if changed is not c:
-            return with_children(x, (*before[:k], changed, *before[k + 1 :]))
-    return x

@@ -110,9 +110,9 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
         elif stage not in followers:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
-    for stage, other in plan.merged:
+    for stage, other in plan.jammed:
         axis = definition_of(s.program[stage]).axes[0].name
-        s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.merge(stage, axis, other))
+        s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
     return s
 
 
