@@ -136,6 +136,11 @@ def register_tile(t: Tensor) -> Tile | None:
     return Tile(vector, row, main, names, others)
 
 
+def leading(tile: Tile, axes: list[str]) -> int:
+    """How many axes, outermost first, the tile leaves as they are."""
+    return min(axes.index(a) for a in (tile.row, tile.vector) if a is not None)
+
+
 def _reused(d: Definition, streams: list[Read]) -> bool:
     """Is there an axis over which the streamed operand is read again?"""
     return any(not depends(r, a.name) for r in streams for a in d.axes[:-1])

@@ -6,7 +6,7 @@ follows a register-tiled reduction as its *epilogue*.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import (
     Tile,
@@ -15,10 +15,12 @@ from tensordsl.schedules.analysis import (
     identity_dims,
     inlinable,
     instances,
+    leading,
     register_tile,
     stride,
 )  # fmt: skip
 
+from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -61,6 +63,7 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     """The plan, and the program after its definition steps (partial reductions of one vector)."""
     from tensordsl.schedules.primitives.definitions import factored, inline_in_program, steady_divisor, with_reciprocal
 
+    program = _without_single_terms(program)
     inline: list[str] = []
     while (name := inlinable(program)) is not None:
         inline.append(name)
@@ -91,6 +94,17 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
     plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed)
     return plan, program
+
+
+def _without_single_terms(program: Program) -> Program:
+    """The program with reduction axes of one value written as 0, so that they hide no structure."""
+    new = {}
+    for t in program.tensors:
+        d = definition_of(t)
+        single = {a.name: Affine() for a in d.reduce_axes if a.extent == 1}
+        if single:
+            new[t.name] = replace(d, body=expr.substitute(d.body, single))
+    return program.with_definitions(new) if new else program
 
 
 def partial_name(stage: str) -> str:
@@ -205,7 +219,9 @@ def _placements(
         place = None
         if t.name not in outputs and t.name not in tiles and t.name not in follow and d.order is None and readers:
             place = _place(program, t, readers, root_of, shared, depth)
-        if place is None or place.consumer in tiles:
+        if place is not None and place.consumer in tiles:
+            place = _around_tile(program, place, tiles[place.consumer])
+        if place is None:
             root_of[t.name] = t.name
             axes = sorted(definition_of(t).axes, key=lambda a: a.name != d.order)
             shared[t.name] = {a.name: a.name for a in axes}
@@ -220,6 +236,15 @@ def _placements(
         shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
         result.append(place)
     return result, shared
+
+
+def _around_tile(program: Program, place: Placement, tile: Tile) -> Placement | None:
+    """The placement in a loop that stays outside a register tile and keeps its place there."""
+    axes = [a.name for a in definition_of(program[place.consumer]).axes]
+    depth = min(place.depth, leading(tile, axes))
+    if all(definition_of(program[place.consumer]).axes[k].extent == 1 for k in range(depth)):
+        return None  # nothing is gained
+    return replace(place, axis=axes[depth - 1], depth=depth)
 
 
 def _place(

@@ -91,7 +91,7 @@ def _pattern(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place: 
         start = lowest + begin
         p = joined(*pointer(w, b, bank, start))
         text = f"*(const {c_type}u *){p}" if whole is None else masked_load(w, t, lanes, p, whole)
-        key = ("vector", b.name, bank, start)
+        key = ("vector", b.name, bank, start, c_type, whole)
         known = None if b.name in w.stored else w.named(key)  # what is written may have changed since
         vectors.append(known or w.name(key, c_type, "v", text, w.prelude.keep(lanes, t) if shift is not None else None))
     return patterns.combined(w, t, lanes, vectors, begins, found)

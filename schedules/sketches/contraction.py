@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from tensordsl.schedules.analysis import Tile, definition_of, depends, stride
+from tensordsl.schedules.analysis import Tile, definition_of, depends, leading, stride
 from tensordsl.schedules.locate import stage_loops
 from tensordsl.schedules.schedule import Schedule
 
@@ -156,7 +156,8 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     elif m is not None and _results_dominate(t, tile, target):
         middle.reverse()
     lanes_and_rows = [*([f"{m}.i"] if m is not None else []), f"{n}.i"]
-    s = s.reorder(stage, *outer, *middle, *inner_k, *lanes_and_rows)
+    kept = leading(tile, [a.name for a in d.axes])  # other stages may stand inside these loops
+    s = s.reorder(stage, *outer[kept:], *middle, *inner_k, *lanes_and_rows)
     at = middle[-1]
     if epilogue is not None:
         s = s.reverse_compute_at(epilogue, stage, at)
