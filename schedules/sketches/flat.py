@@ -37,7 +37,7 @@ class Flat(NamedTuple):
 
 def flat(t: Tensor, d: Definition, target: Target) -> Flat:
     """The loops to fuse and the width of a step."""
-    most = len(d.axes) if not any(isinstance(e, Index) for e in expr.walk(d.body)) else 1
+    most = 1 if _indices(d) else len(d.axes)  # conditions on an index want their rows
     best = Flat(1, 0)
     for count in range(1, most + 1):
         axes = d.axes[len(d.axes) - count :]
@@ -66,9 +66,14 @@ def step_width(t: Tensor, d: Definition, axes: tuple[Axis, ...], target: Target)
     return lanes if some else 0
 
 
+def _indices(d: Definition) -> bool:
+    """Are indices used as numbers or in conditions?"""
+    return any(isinstance(e, Index) for e in expr.walk(d.body))
+
+
 def _vectors(d: Definition, extent: int, width: int) -> int:
-    """Steps to write out one after the other, where a step is too short to hide the loop around it."""
-    if cost(d.body) > CHEAP:
+    """Steps to write out one after the other, where a little arithmetic does not hide the loop around it."""
+    if not 0 < cost(d.body) <= CHEAP or _indices(d):
         return 1
     steps = -(-extent // width)
     return UNROLLED if steps >= LONG * UNROLLED else steps if steps <= UNROLLED else 1

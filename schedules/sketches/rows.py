@@ -8,6 +8,7 @@ from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches.contraction import has_loop
 from tensordsl.schedules.sketches.flat import flat, step_width
+from tensordsl.schedules.sketches.transposed import apply_transposition, transposition
 
 from tensordsl.errors import ScheduleError
 from tensordsl.targets import Target
@@ -64,6 +65,11 @@ def apply_pointwise(s: Schedule, stage: str, target: Target) -> Schedule:
         s = s.reorder(stage, f"{name}.v", *reductions, f"{name}.l")
         s = s.vectorize(stage, f"{name}.l")
         return s.peel(stage, f"{name}.v", "tail")
+    tile = transposition(t, d, target)
+    if tile is not None:
+        tiled = try_step(s, lambda x: apply_transposition(x, stage, d, tile))
+        if tiled is not s:
+            return tiled
     count, width = flat(t, d, target)
     if not width:
         return s
