@@ -43,7 +43,7 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """inline: pointwise stages to inline, in order.  reciprocals: stages that divide by a value of
-    their row.  partial: reduction -> the contiguous axis to
+    their row or by a constant.  partial: reduction -> the contiguous axis to
     reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
     jammed: (root, the next root), which run in one outermost loop.
@@ -61,7 +61,7 @@ class Plan:
 
 def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     """The plan, and the program after its definition steps (partial reductions of one vector)."""
-    from tensordsl.schedules.primitives.definitions import factored, inline_in_program, steady_divisor, with_reciprocal
+    from tensordsl.schedules.primitives.definitions import divides, factored, inline_in_program, with_reciprocal
 
     program = _without_single_terms(program)
     inline: list[str] = []
@@ -72,7 +72,7 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     cyclic = {t.name for g in program.groups if g.order is not None for t in g.tensors}
     reciprocals = []
     for t in program.tensors:
-        if t.name not in cyclic and steady_divisor(t) is not None:
+        if t.name not in cyclic and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, f"{t.name}_inv")
     tiles = {t.name: tile for t in program.tensors if (tile := _tile(t)) is not None}
