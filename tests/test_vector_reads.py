@@ -69,7 +69,22 @@ def argmax() -> td.Program:
     return td.Program([x], [first], "argmax")
 
 
+def transposed(rows: int, columns: int, dtype: str = "float32") -> td.Program:
+    x, b = td.placeholder((rows, columns), dtype, name="x"), td.placeholder((rows,), dtype, name="b")
+    return td.Program([x, b], [x.T + b], f"transposed_{rows}_{columns}_{dtype}")
+
+
+def narrow(columns: int) -> td.Program:
+    """A function of whole registers on part of one, stored under a mask at the end of memory."""
+    x = td.placeholder((3, columns), name="x")
+    y = td.compute((3, columns), lambda i, j: td.floor(td.pow(x[i, j] * x[i, j] + 1.0, 0.0) * 2.0), name="y")
+    return td.Program([x], [y], f"narrow_{columns}")
+
+
 PROGRAMS = [
+    *(narrow(columns) for columns in (3, 5, 7, 9)),
+    *(transposed(rows, columns) for rows in (7, 16, 23) for columns in (8, 15, 33)),
+    *(transposed(40, 21, t) for t in ("float64", "int16", "uint8")),
     *(strided(step, count) for step in (2, 3, 4, 5, -1, -2, -3) for count in (1, 5, 16, 33, 70)),
     *(strided(2, 40, t, phase) for t in ("uint8", "int16", "float64") for phase in (0, 1)),
     *(repeated(times, count) for times in (2, 3, 4) for count in (7, 16, 66)),

@@ -127,9 +127,12 @@ class Prelude:
         old, new = self.vector(t, lanes), self.vector(t, to)
         picks = [i % lanes for i in range(to)]
         name = f"td_resize_{old}_{new}"
+        # gcc would make one instruction of a part and its masked store, which may fault in lanes that are off
+        keep = self.keep(to, t) if to < lanes else None
         return self.need(
             name,
             f"TD_INLINE {new} {name}({old} a) {{\n#if defined(__clang__) || __GNUC__ >= 12\n"
-            f"    return __builtin_shufflevector(a, a, {', '.join(map(str, picks))});\n#else\n"
-            f"    return ({new}){{{', '.join(f'a[{i}]' for i in picks)}}};\n#endif\n}}\n",
+            f"    {new} r = __builtin_shufflevector(a, a, {', '.join(map(str, picks))});\n#else\n"
+            f"    {new} r = ({new}){{{', '.join(f'a[{i}]' for i in picks)}}};\n#endif\n"
+            f"{f'    {keep}(r);{chr(10)}' if keep else ''}    return r;\n}}\n",
         )

@@ -220,8 +220,8 @@ def _shuffle(w: Writer, t: DType, lanes: int, a: str, b: str, picks: range | lis
 def _collected(w: Writer, b: Buffer, form: Form, index: tuple[Affine, ...], lanes: int) -> str:
     """Any other pattern: a shuffle where the cells lie in two vectors, else element by element."""
     cells = [_constants(b, tuple([at_lane(i, lane) for i in index])) for lane in range(lanes)]
-    last = b.extents()[-1] - 1  # lanes past the buffer's end are not active: any cell will do
-    cells = [(*c[:-1], min(max(c[-1], 0), last)) for c in cells]
+    # lanes past the buffer's end are not active: any cell will do
+    cells = [tuple([min(max(k, 0), e - 1) for k, e in zip(c, b.extents())]) for c in cells]
     if form.lanes == lanes:
         homes = [(*c[:-1], c[-1] // lanes) for c in cells]
         different = list(dict.fromkeys(homes))
