@@ -86,6 +86,8 @@ def _pattern(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place: 
     span = max(found.values()) + 1
     whole = None if span >= lanes or shift is not None else Mask(masks.every(span))
     c_type = w.prelude.vector(t, lanes)
+    # shared vectors are loaded once; and gcc would load a masked vector whole where only its first lanes are used
+    barrier = w.prelude.keep(lanes, t) if shift is not None or whole is not None else None
     vectors = []
     for begin in begins:
         start = lowest + begin
@@ -93,7 +95,7 @@ def _pattern(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place: 
         text = f"*(const {c_type}u *){p}" if whole is None else masked_load(w, t, lanes, p, whole)
         key = ("vector", b.name, bank, start, c_type, whole)
         known = None if b.name in w.stored else w.named(key)  # what is written may have changed since
-        vectors.append(known or w.name(key, c_type, "v", text, w.prelude.keep(lanes, t) if shift is not None else None))
+        vectors.append(known or w.name(key, c_type, "v", text, barrier))
     return patterns.combined(w, t, lanes, vectors, begins, found)
 
 
