@@ -76,9 +76,12 @@ def transposed(rows: int, columns: int, dtype: str = "float32") -> td.Program:
 
 def narrow(columns: int) -> td.Program:
     """A function of whole registers on part of one, stored under a mask at the end of memory."""
-    x = td.placeholder((3, columns), name="x")
-    y = td.compute((3, columns), lambda i, j: td.pow(td.abs(x[2 - i, j] + x[i, j]) + 0.5, 1.5), name="y")
-    return td.Program([x], [y], f"narrow_{columns}")
+    x, n = td.placeholder((3, columns), name="x"), td.placeholder((3, columns), "int64", name="n")
+
+    def value(i: Any, j: Any) -> Any:  # 64 bits wide: 8 lanes
+        return td.pow(td.abs(x[i, j] + td.cast(td.select(j >= 1, n[i, j - 1], 0), "float32")) + 0.5, 1.5)
+
+    return td.Program([x, n], [td.compute((3, columns), value, name="y")], f"narrow_{columns}")
 
 
 def halves() -> td.Program:
