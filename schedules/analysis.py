@@ -16,6 +16,9 @@ COST = {
     "cos": 16, "pow": 24, "floordiv": 8, "mod": 8, "select": 2,
 }  # fmt: skip
 
+#: Whole loads that replace one of strided lanes, at most.
+MOST_LOADS = 4
+
 
 def definition_of(t: Tensor) -> Definition:
     assert t.definition is not None
@@ -66,6 +69,25 @@ def stride(r: Read, axis: str) -> int | None:
     return total
 
 
+def address(r: Read) -> Affine:
+    """The element of the source that is read, counted in memory order."""
+    total = Affine()
+    for i, step in zip(r.index, tensor_strides(r.source.shape)):
+        total = total + i * step
+    return total.recombined()
+
+
+def lane_distances(a: Affine, axis: str, width: int) -> tuple[int, ...] | None:
+    """Distances of the values of an axis from the first of ``width`` that start at a multiple of it.
+
+    None: they are not the same everywhere.
+    """
+    start = Affine.of(axis) * width
+    first = a.substitute({axis: start})
+    found = [a.substitute({axis: start + lane}) - first for lane in range(width)]
+    return tuple(d.const for d in found) if all(d.is_constant for d in found) else None
+
+
 def depends(r: Read, axis: str) -> bool:
     return any(axis in i.names() for i in r.index)
 
@@ -98,12 +120,16 @@ def register_tile(t: Tensor) -> Tile | None:
         return None
     main = max(d.reduce_axes, key=lambda a: a.extent).name
     inner = [a.name for a in d.reduce_axes]
-    strided = [r for r in streams if stride(r, vector) != 1 and any(stride(r, k) == 1 for k in inner)]
+    strided = [
+        r for r in streams
+        if abs(stride(r, vector) or 0) > MOST_LOADS and any(stride(r, k) == 1 for k in inner)
+    ]  # fmt: skip
     if strided and not _reused(d, strided):
         return None  # a row reduction: the reduction axis itself is the one to vectorise
     rows = [
         a.name for a in d.axes[:-1]
-        if any(not depends(r, a.name) for r in streams) and all(stride(r, a.name) is not None for r in reads)
+        if a.extent > 1 and any(not depends(r, a.name) for r in streams)
+        and all(stride(r, a.name) is not None for r in reads)
         and any(depends(r, a.name) for r in reads)
     ]  # fmt: skip
     row = rows[-1] if rows else None
@@ -113,6 +139,11 @@ def register_tile(t: Tensor) -> Tile | None:
     names = tuple(dict.fromkeys(r.source.name for r in streams))
     others = tuple(dict.fromkeys(r.source.name for r in reads if not depends(r, vector)))
     return Tile(vector, row, main, names, others)
+
+
+def leading(tile: Tile, axes: list[str]) -> int:
+    """How many axes, outermost first, the tile leaves as they are."""
+    return min(axes.index(a) for a in (tile.row, tile.vector) if a is not None)
 
 
 def _reused(d: Definition, streams: list[Read]) -> bool:

@@ -6,7 +6,7 @@ follows a register-tiled reduction as its *epilogue*.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import (
     Tile,
@@ -15,18 +15,21 @@ from tensordsl.schedules.analysis import (
     identity_dims,
     inlinable,
     instances,
+    leading,
     register_tile,
     stride,
     tensor_names,
 )  # fmt: skip
 from tensordsl.schedules.locate import fresh
 
+from tensordsl import expr
+from tensordsl.affine import Affine
 from tensordsl.program import Program
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
 
 #: A reduction is worth a register tile when each element sums at least this many terms.
-LEAST_TERMS = 4
+LEAST_TERMS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,10 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """inline: pointwise stages to inline, in order.  reciprocals: stages that divide by a value of
-    their row.  partial: reduction -> the contiguous axis to
+    their row or by a constant.  partial: reduction -> the contiguous axis to
     reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
+    jammed: (root, the next root), which run in one outermost loop.
     """
 
     inline: tuple[str, ...]
@@ -54,19 +58,21 @@ class Plan:
     tiles: dict[str, Tile]
     epilogues: dict[str, str]
     roots: tuple[str, ...]
+    jammed: tuple[tuple[str, str], ...]
 
 
 def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     """The plan, and the program after its definition steps (partial reductions of one vector)."""
     from tensordsl.schedules.primitives.definitions import (
+        divides,
         factored,
         inline_in_program,
         inverse_name,
-        steady_divisor,
         with_reciprocal,
     )
 
     written = program
+    program = _without_single_terms(program)
     inline: list[str] = []
     while (name := inlinable(program)) is not None:
         inline.append(name)
@@ -75,7 +81,7 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     cyclic = {t.name for g in program.groups if g.order is not None for t in g.tensors}
     reciprocals = []
     for t in program.tensors:
-        if t.name not in cyclic and steady_divisor(t) is not None:
+        if t.name not in cyclic and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, inverse_name(program, t.name))
     tiles = {t.name: x for t in program.tensors if t.name not in cyclic and (x := _tile(t)) is not None}
@@ -91,10 +97,23 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         program = factored(program, stage, axis, 2 * lanes, partial_name(written, stage))
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
     epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
-    placements = _placements(program, tiles, epilogues)
+    placements, shared = _placements(program, tiles, epilogues)
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
-    return Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots), program
+    jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
+    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed)
+    return plan, program
+
+
+def _without_single_terms(program: Program) -> Program:
+    """The program with reduction axes of one value written as 0, so that they hide no structure."""
+    new = {}
+    for t in program.tensors:
+        d = definition_of(t)
+        single = {a.name: Affine() for a in d.reduce_axes if a.extent == 1}
+        if single:
+            new[t.name] = replace(d, body=expr.substitute(d.body, single))
+    return program.with_definitions(new) if new else program
 
 
 def partial_name(program: Program, stage: str) -> str:
@@ -154,7 +173,49 @@ def _epilogue(program: Program, name: str) -> str | None:
     return reader.name
 
 
-def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]) -> list[Placement]:
+def _jammed(
+    program: Program, roots: tuple[str, ...], root_of: dict[str, str], shared: dict[str, dict[str, str]],
+    apart: set[str], target: Target,
+) -> tuple[tuple[str, str], ...]:  # fmt: skip
+    """Roots that run in the outermost loop of the roots before them, whose rows they read from the cache."""
+    if program.inplace:
+        return ()
+    found: list[tuple[str, str]] = []
+    group: list[str] = []
+    for name in roots:
+        stages = [t for t in program.tensors if name in (t.name, root_of.get(t.name))]
+        joins = group and name not in apart and _follows(program, group, name, stages, shared, target)
+        if joins:
+            found.append((group[-1], name))
+        group = [*group, name] if joins else [name] if name not in apart else []
+    return tuple(found)
+
+
+def _follows(
+    program: Program, group: list[str], name: str, stages: list[Tensor], shared: dict[str, dict[str, str]],
+    target: Target,
+) -> bool:  # fmt: skip
+    """Do all stages of a root read the group's tensors at their own outermost index, and much of them?"""
+    outer = definition_of(program[name]).axes
+    if outer[:1] != definition_of(program[group[-1]]).axes[:1] or not outer or outer[0].extent < 2:
+        return False
+    large = False
+    for t in stages:
+        for r in definition_of(t).reads:
+            if r.source.name not in group:
+                continue
+            source = program[r.source.name]
+            own = [a for a, root in shared[t.name].items() if root == outer[0].name]
+            if not own or r.index[0] != Affine.of(own[0]):
+                return False
+            large = large or elements(source) * source.dtype.bytes > target.caches[0]
+    return large
+
+
+def _placements(
+    program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]
+) -> tuple[list[Placement], dict[str, dict[str, str]]]:
+    """The placements, and for every stage which axis of its root each of its shared axes runs with."""
     outputs = {t.name for t in program.outputs}
     follow = set(epilogues.values())
     root_of: dict[str, str] = {}
@@ -167,7 +228,9 @@ def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, s
         place = None
         if t.name not in outputs and t.name not in tiles and t.name not in follow and not d.order and readers:
             place = _place(program, t, readers, root_of, shared, depth)
-        if place is None or place.consumer in tiles:
+        if place is not None and place.consumer in tiles:
+            place = _around_tile(program, place, tiles[place.consumer])
+        if place is None:
             root_of[t.name] = t.name
             axes = d.loop_axes
             shared[t.name] = {a.name: a.name for a in axes}
@@ -181,7 +244,16 @@ def _placements(program: Program, tiles: dict[str, Tile], epilogues: dict[str, s
         dims = {k: shared[reader.name][a] for a, k in identity_dims(site).items() if a in shared[reader.name]}
         shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
         result.append(place)
-    return result
+    return result, shared
+
+
+def _around_tile(program: Program, place: Placement, tile: Tile) -> Placement | None:
+    """The placement in a loop that stays outside a register tile and keeps its place there."""
+    axes = [a.name for a in definition_of(program[place.consumer]).axes]
+    depth = min(place.depth, leading(tile, axes))
+    if all(definition_of(program[place.consumer]).axes[k].extent == 1 for k in range(depth)):
+        return None  # nothing is gained
+    return replace(place, axis=axes[depth - 1], depth=depth)
 
 
 def _place(

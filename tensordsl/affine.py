@@ -109,7 +109,24 @@ class Affine:
         rest = {a: c % by for a, c in self.terms if c % by}
         if not rest:
             return Affine((), self.const % by)
+        for atom, c in rest.items():
+            if isinstance(atom, Quasi) and atom.kind == "mod" and atom.by % by == 0:  # x % 12 % 3 = x % 3
+                others = {a: n for a, n in rest.items() if a is not atom}
+                return (atom.argument * c + Affine.build(others, self.const)) % by
         return Affine(((Quasi("mod", Affine.build(rest, self.const % by), by), 1),))
+
+    def recombined(self) -> Affine:
+        """With ``by * (x // by) + x % by`` as x, which it is: what is left when loops were fused."""
+        for rest, c in self.terms:
+            if not isinstance(rest, Quasi) or rest.kind != "mod":
+                continue
+            for whole, k in self.terms:
+                if not isinstance(whole, Quasi) or whole.kind != "div" or whole.by != rest.by or k != c * rest.by:
+                    continue
+                x = whole.argument  # a remainder keeps of its argument what counts for it
+                if (x - rest.argument) % rest.by == ZERO:
+                    return (self - Affine.build({rest: c, whole: k}, 0) + x * c).recombined()
+        return self
 
     def coefficient(self, atom: Atom) -> int:
         """The factor of an atom (0 where it does not occur at the top level)."""

@@ -431,7 +431,7 @@ def substitute(e: Expr, env: Mapping[str, Affine], memo: dict[int, Expr] | None 
         elif isinstance(x, Index):
             affine = x.affine.substitute(env)
             if affine is not x.affine:
-                return Index(affine)  # a reduction axis becomes an index like any other
+                return Index(affine, x.dtype)  # a `ReduceAxis` becomes a plain index
         return None
 
     return transform(e, f, memo) if env else e

@@ -68,6 +68,9 @@ def build(t: str) -> tuple[LoopNest, dict[str, Any]]:
         for name in INTEGER:
             formulas[name] = two(name, z)
         formulas["by_seven"] = lambda i: (x[i] // 7) * 7 + x[i] % 7
+        formulas["by_sixteen"] = lambda i: (x[i] // 16) * 16 + x[i] % 16
+        formulas["rest_by_ten"] = lambda i: x[i] % 10
+        formulas["by_one"] = lambda i: x[i] // 1 + x[i] % 1
         formulas["flip"] = one("not")
         if d.kind == "i":
             formulas["neg"] = one("neg")

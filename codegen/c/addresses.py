@@ -82,6 +82,7 @@ def linear(w: Writer, buffer: Buffer, index: tuple[Affine, ...]) -> tuple[Affine
             bank = i
         else:
             address = address + i * stride
+    address = address.recombined()
     w.linear[key] = ((index, buffer), bank, address)  # both are kept alive, so their ids stay their own
     return bank, address
 

@@ -190,6 +190,11 @@ def _operation(w: Writer, e: Op, place: Place, sharing: Sharing) -> Value:
         if conditions is not None:
             return _affine_condition(w, conditions, place)
     args = [render(w, a, place, sharing) for a in e.args]
+    if e.name in ("floordiv", "mod") and args[0].lanes and not e.dtype.is_float:
+        by = e.args[1].value if isinstance(e.args[1], Const) else 0
+        if by > 0:
+            f = w.prelude.division(e.name, e.dtype, args[0].lanes, int(by))
+            return Value(f"{f}({bare(args[0].text)})", e.dtype, args[0].lanes)
     if e.name in ("max", "min") and isinstance(e.args[1], Const):
         args.reverse()  # the instruction returns its second operand for NaN: let it be the one that may be NaN
     return apply(w, e.name, args, e.dtype)
@@ -312,7 +317,10 @@ def _cast(w: Writer, v: Value, t: DType) -> Value:
         return Value(f"__builtin_convertvector(-{v.text}, {to})", t, v.lanes)
     if v.dtype.bits == t.bits and not v.dtype.is_float and not t.is_float:
         return Value(f"(({to}){v.text})", t, v.lanes)
-    return Value(f"__builtin_convertvector({v.text}, {to})", t, v.lanes)
+    if v.dtype.is_float != t.is_float and min(v.dtype.bits, t.bits) < 32:
+        # gcc takes a step between a float and a narrow integer lane by lane
+        v = _cast(w, v, dtypes.int32)
+    return Value(f"{w.prelude.conversion(v.dtype, t, v.lanes)}({bare(v.text)})", t, v.lanes)
 
 
 # ---------------------------------------------------------------- conditions

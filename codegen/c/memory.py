@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tensordsl.codegen.c import masks
-from tensordsl.codegen.c.addresses import at_lane, element_text, joined, lane_part, linear, pointer
-from tensordsl.codegen.c.types import Value, assignment, bare, signed, vector_name
+from math import gcd
+
+from tensordsl.codegen.c import masks, patterns
+from tensordsl.codegen.c.addresses import at_lane, element_text, joined, lane_part, linear, pointer, value_range
+from tensordsl.codegen.c.types import Value, assignment, bare, vector_name
 from tensordsl.codegen.c.writer import LANE, Mask, Place, Writer
 from tensordsl.schedules.loopnest import Buffer
 
@@ -18,7 +20,7 @@ def _start(address: Affine) -> Affine:
 
 
 def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value:
-    """The element, or the element of each active lane (inactive lanes are 0 and not touched)."""
+    """The element, or the element of each active lane (inactive lanes are not touched: 0, or any other element)."""
     if b.name in w.scalars:
         return Value(w.base(b.name), b.dtype)
     bank, address = linear(w, b, index)
@@ -29,6 +31,10 @@ def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value
     stride, irregular = lane_part(address) if lanes else (0, False)
     if bank is not None and lanes and LANE in bank.names():
         irregular = True
+    if irregular or stride not in (0, 1):
+        text = None if bank is not None and LANE in bank.names() else _pattern(w, b, bank, address, place)
+        if text is not None:
+            return _truth(Value(text, b.dtype, lanes))
     if irregular:
         return _truth(Value(_each_lane(w, b, bank, address, place), b.dtype, lanes))
     if not stride:
@@ -48,12 +54,6 @@ def _load_vector(w: Writer, b: Buffer, bank: Affine | None, address: Affine, str
     lanes, mask, t = place.lanes, place.mask, b.dtype
     p = joined(*pointer(w, b, bank, _start(address)))
     vector = w.prelude.vector(t, lanes)
-    if stride == -1 and mask is None:
-        w.prelude.shuffle()
-        p = joined(*pointer(w, b, bank, _start(address) - (lanes - 1)))
-        picks = ", ".join(str(lanes - 1 - i) for i in range(lanes))
-        whole = f"*(const {vector}u *){p}"
-        return f"td_shuffle({w.prelude.vector(signed(t.bits), lanes)}, {whole}, {whole}, {picks})"
     if stride != 1:
         if mask is None:
             return f"{w.prelude.verb('gather', t, lanes)}({bare(p)}, {stride})"
@@ -62,6 +62,56 @@ def _load_vector(w: Writer, b: Buffer, bank: Affine | None, address: Affine, str
     if mask is None:
         return f"*(const {vector}u *){p}"
     return masked_load(w, t, lanes, p, mask)
+
+
+def _pattern(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place: Place) -> str | None:
+    """Lanes at fixed distances in few vectors of memory, or None (see `patterns`)."""
+    lanes, t = place.lanes, b.dtype
+    if not masks.is_literal(place.mask) or masks.is_empty(place.mask):
+        return None
+    bits = masks.every(lanes) if place.mask is None else place.mask.bits
+    found = patterns.offsets(address, lanes, bits)
+    if found is None:
+        return None
+    lowest = at_lane(address, next(lane for lane, d in found.items() if d == 0))
+    shift = _shift(w, b, lowest, found, lanes)
+    if shift is not None:  # neighbouring reads of the same stride then load the same vectors
+        lowest = lowest - shift
+        found = {lane: d + shift for lane, d in found.items()}
+        begins: list[int] | None = list(range(0, max(found.values()) + 1, lanes))
+    else:
+        begins = patterns.starts(found, lanes)
+    if begins is None:
+        return None
+    span = max(found.values()) + 1
+    whole = None if span >= lanes or shift is not None else Mask(masks.every(span))
+    c_type = w.prelude.vector(t, lanes)
+    # shared vectors are loaded once; and gcc would load a masked vector whole where only its first lanes are used
+    barrier = w.prelude.keep(lanes, t) if shift is not None or whole is not None else None
+    vectors = []
+    for begin in begins:
+        start = lowest + begin
+        p = joined(*pointer(w, b, bank, start))
+        text = f"*(const {c_type}u *){p}" if whole is None else masked_load(w, t, lanes, p, whole)
+        key = ("vector", b.name, bank, start, c_type, whole)
+        known = None if b.name in w.stored else w.named(key)  # what is written may have changed since
+        vectors.append(known or w.name(key, c_type, "v", text, barrier))
+    return patterns.combined(w, t, lanes, vectors, begins, found)
+
+
+def _shift(w: Writer, b: Buffer, lowest: Affine, found: dict[int, int], lanes: int) -> int | None:
+    """How far below the lowest element whole vectors may begin that cover all phases of a stride.
+
+    None: a stride of 1, too many vectors, or they might reach outside the buffer.
+    """
+    stride = gcd(*found.values())
+    shift = lowest.const % stride if stride > 1 else 0
+    count = -(-(max(found.values()) + shift + 1) // lanes)
+    if stride <= 1 or count > min(patterns.MOST_LOADS, lanes // 2):
+        return None
+    low, high = value_range(w, lowest)
+    inside = low is not None and high is not None and low >= shift and high - shift + count * lanes <= b.size()
+    return shift if inside else None
 
 
 def masked_load(w: Writer, t: DType, lanes: int, p: str, mask: Mask) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tensordsl.codegen.c import verbs
 from tensordsl.codegen.c.mathematics import in_order, vector_function
-from tensordsl.codegen.c.types import signed, typedef, vector_name
+from tensordsl.codegen.c.types import element, literal, signed, typedef, unsigned, vector_name
 from tensordsl.codegen.source import C_CALL, C_TYPES
 
 from tensordsl.dtypes import DType, uint8
@@ -71,6 +71,34 @@ class Prelude:
             self._texts[name] = text
         return name
 
+    def conversion(self, source: DType, t: DType, lanes: int) -> str:
+        """The name of the inline function that converts vectors of numbers to another type."""
+        self.vector(source, lanes)
+        return self.verb(f"from_{element(source)}", t, lanes)
+
+    def division(self, name: str, t: DType, lanes: int, by: int) -> str:
+        """floordiv or mod of an integer vector by a positive constant, as an inline function of its own.
+
+        The constant is in the text: gcc expands a vector division before it inlines, and without the
+        constant that is one scalar division a lane.
+        """
+        self.need("TD_INLINE", INLINE)
+        v, m = self.vector(t, lanes), self.vector(signed(t.bits), lanes)
+        b = literal(by, t)
+        shift = by.bit_length() - 1
+        if by == 1 << shift:
+            body = f"return a >> {shift};" if name == "floordiv" else f"return a & {literal(by - 1, t)};"
+        elif t.kind == "u":
+            body = f"return a / {b};" if name == "floordiv" else f"return a - a / {b} * {b};"
+        else:
+            u = self.vector(unsigned(t), lanes)
+            rest = f"const {v} q = a / {b}, r = ({v})(({u})a - ({u})q * {literal(by, unsigned(t))});"
+            body = (
+                f"{rest} return q + ({m})(r < 0);" if name == "floordiv" else f"{rest} return r + (({m})(r < 0) & {b});"
+            )
+        f = f"td_{name}_{by}_{v}"
+        return self.need(f, f"TD_INLINE {v} {f}({v} a) {{ {body} }}\n")
+
     def mathematics(self, name: str, t: DType, lanes: int) -> str:
         """The name of an elementary function (exp, tanh, ...) for vectors of any lanes or scalars, defined."""
         whole = self.target.lanes(t)
@@ -99,9 +127,12 @@ class Prelude:
         old, new = self.vector(t, lanes), self.vector(t, to)
         picks = [i % lanes for i in range(to)]
         name = f"td_resize_{old}_{new}"
+        # gcc would make one instruction of a part and its masked store, which may fault in lanes that are off
+        keep = self.keep(to, t) if to < lanes else None
         return self.need(
             name,
             f"TD_INLINE {new} {name}({old} a) {{\n#if defined(__clang__) || __GNUC__ >= 12\n"
-            f"    return __builtin_shufflevector(a, a, {', '.join(map(str, picks))});\n#else\n"
-            f"    return ({new}){{{', '.join(f'a[{i}]' for i in picks)}}};\n#endif\n}}\n",
+            f"    {new} r = __builtin_shufflevector(a, a, {', '.join(map(str, picks))});\n#else\n"
+            f"    {new} r = ({new}){{{', '.join(f'a[{i}]' for i in picks)}}};\n#endif\n"
+            f"{f'    {keep}(r);{chr(10)}' if keep else ''}    return r;\n}}\n",
         )

@@ -17,7 +17,7 @@ from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
 from tensordsl.codegen.source import Source
-from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, walk
+from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
 
 import tensordsl
 from tensordsl.errors import InternalError
@@ -51,7 +51,14 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     tail = [f"    {FENCE}"] if w.streams else []
     kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    return Source(symbol, w.prelude.texts(), text, parameters, needed, target)
+    flags = ("-O3",) if left_to_the_compiler(body) else ()
+    return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
+
+
+def left_to_the_compiler(body: Stmt) -> bool:
+    """Is there an innermost loop of scalar code, whose vectors the compiler may still find (gcc: with -O3)?"""
+    inner = [s for s, _ in walk(body) if isinstance(s, For) and not any(isinstance(x, For) for x, _ in walk(s.body))]
+    return any(s.kind in ("serial", "parallel") and any(True for _ in stores(s.body)) for s in inner)
 
 
 def _roles(w: Writer, nest: LoopNest, body: Stmt) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from tensordsl.codegen.c.types import literal, signed, vector_name
+from tensordsl.codegen.c.types import element, literal, signed, vector_name
 
 from tensordsl import dtypes
 from tensordsl.dtypes import DType
@@ -57,7 +57,7 @@ def define(prelude: Prelude, name: str, verb: str, t: DType, lanes: int) -> str:
     row = prelude.target.instructions.get((verb, vector_name(t, lanes))) if lanes else None
     body = text.body
     if row is not None:
-        if t.bits == 8 and verb.endswith("_masked"):
+        if f"c8x{lanes}" in row.gcc:  # the builtins take vectors of plain char
             prelude.need(f"c8x{lanes}", f"typedef char c8x{lanes} __attribute__((vector_size({lanes})));\n")
         made = [_instruction(text, x) for x in (row.gcc, row.clang)]
         gcc, clang = made[0] or text.body, made[1] or text.body
@@ -298,6 +298,26 @@ def _stream(s: Shape) -> Text:
     return Text("void", f"{s.S} *p, {s.V} v", f"*({s.V}u *)p = v;", ("p", "v"), around)
 
 
+# ---------------------------------------------------------------- conversion
+
+
+def _from(source: DType) -> Callable[[Shape], Text]:
+    def rule(s: Shape) -> Text:
+        parameter = f"{s.prelude.vector(source, s.lanes)} a"
+        if not source.is_float:
+            s.prelude.vector(signed(source.bits), s.lanes)  # what builtins call it
+        if not source.is_float and not s.t.is_float and max(source.bits, s.t.bits) >= 4 * min(source.bits, s.t.bits):
+            # gcc does a step of four or eight lane by lane
+            between = dtypes.ALL[f"{'uint' if source.kind == 'u' else 'int'}{max(source.bits, s.t.bits) // 2}"]
+            first, second = (
+                s.prelude.verb(f"from_{element(a)}", b, s.lanes) for a, b in ((source, between), (between, s.t))
+            )
+            return Text(s.V, parameter, f"return {second}({first}(a));", ("a",))
+        return Text(s.V, parameter, f"return __builtin_convertvector(a, {s.V});", ("a",))
+
+    return rule
+
+
 Rule = Callable[[Shape], Text]
 _BOTH: dict[str, Rule] = {
     "max": _extreme(">"), "min": _extreme("<"), "abs": _absolute, "sqrt": _square_root,
@@ -314,4 +334,5 @@ _VECTOR: dict[str, Rule] = {
     "load_first": _load_first, "store_first": _store_first,
     "gather": _gather, "gather_masked": _gather_masked,
     "scatter": _scatter, "scatter_masked": _scatter_masked, "stream": _stream,
+    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind != "b"},
 }  # fmt: skip

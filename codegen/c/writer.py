@@ -138,11 +138,13 @@ class Writer:
                 return name
         return None
 
-    def name(self, key: object, c_type: str, prefix: str, text: str) -> str:
-        """Declare a named value in the innermost block."""
+    def name(self, key: object, c_type: str, prefix: str, text: str, keep: str | None = None) -> str:
+        """Declare a named value in the innermost block.  keep: the barrier that holds it in a register."""
         f = self.functions[-1]
         name = f.fresh(prefix)
-        self.line(f"const {c_type} {name} = {text};")
+        self.line(f"{c_type} {name} = {text};" if keep else f"const {c_type} {name} = {text};")
+        if keep:
+            self.line(f"{keep}({name});")
         f.blocks[-1][key] = name
         return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 
 from tensordsl.schedules.analysis import tensor_names
@@ -28,7 +29,7 @@ from tensordsl.schedules.simplify import simplify
 from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Axis, Expr, Index, Op, Read, select
+from tensordsl.expr import Axis, Const, Expr, Index, Op, Read, select
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 
@@ -197,15 +198,21 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     derived tolerance of the check covers.
 
     Requires: the stage is pointwise, its loops are not ordered yet, and it divides floats by
-    something that does not depend on its last axis.
-    Rewrite: ``C[i, j] = a[i, j] / b[i]``  ->  ``C_inv[i] = 1 / b[i]; C[i, j] = a[i, j] * C_inv[i]``
+    constants, or by something that does not depend on its last axis.
+    Rewrite: ``C[i, j] = a[i, j] / b[i]``  ->  ``C_inv[i] = 1 / b[i]; C[i, j] = a[i, j] * C_inv[i]``;
+        ``a[i, j] / 9``  ->  ``a[i, j] * 0.111..``
     Raises: ScheduleError when there is no such division.
     """
     tensor = defined(s, stage)
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
     _require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, label)
+    return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
+
+
+def divides(t: Tensor) -> bool:
+    """Has a pointwise definition a divisor that `reciprocal` replaces?"""
+    return steady_divisor(t) is not None or any(_constant_inverse(e) is not None for e in _divisions(t))
 
 
 def inverse_name(program: Program, stage: str) -> str:
@@ -220,16 +227,26 @@ def _require_free(program: Program, label: str) -> None:
 
 def steady_divisor(t: Tensor) -> Expr | None:
     """The first divisor of a pointwise definition that reads data but not along its last axis."""
+    last = t.definition.axes[-1].name if t.definition is not None and t.definition.axes else ""
+    for e in _divisions(t):
+        if expr.reads(e.args[1]) and not any(last in n for n in map(_names, expr.walk(e.args[1]))):
+            return e.args[1]
+    return None
+
+
+def _divisions(t: Tensor) -> list[Op]:
     d = t.definition
     if d is None or d.reducer is not None or d.order or len(d.axes) < 1 or not t.dtype.is_float:
+        return []
+    return [e for e in expr.walk(d.body) if isinstance(e, Op) and e.name == "div" and e.dtype.is_float]
+
+
+def _constant_inverse(e: Op) -> Const | None:
+    """The inverse of a constant divisor, where it is as ordinary a number as the divisor itself."""
+    by = e.args[1]
+    if not isinstance(by, Const) or not 2.0**-100 < abs(by.value) < 2.0**100:
         return None
-    last = d.axes[-1].name
-    for e in expr.walk(d.body):
-        if isinstance(e, Op) and e.name == "div" and e.dtype.is_float:
-            read = expr.reads(e.args[1])
-            if read and not any(last in n for n in map(_names, expr.walk(e.args[1]))):
-                return e.args[1]
-    return None
+    return Const(1.0 / float(by.value), e.dtype)
 
 
 def _names(e: Expr) -> frozenset[str]:
@@ -238,27 +255,31 @@ def _names(e: Expr) -> frozenset[str]:
 
 
 def with_reciprocal(program: Program, stage: str, label: str) -> Program:
-    """The program of `reciprocal`, with the inverse in tensor ``label``."""
+    """The program of `reciprocal`, with the inverse of data in tensor ``label``."""
     tensor = program[stage]
     d = tensor.definition
-    divisor = steady_divisor(tensor)
     _require_acyclic(program, stage)
-    if d is None or divisor is None:
+    if d is None or not divides(tensor):
         raise ScheduleError(f"{stage} divides by nothing that stays the same along its last axis")
     _require_free(program, label)
-    used = {n for e in expr.walk(divisor) for n in _names(e)}
-    axes = tuple(a for a in d.axes if a.name in used)
-    inverse = expr.binary("div", 1.0, divisor)
-    added = Tensor(label, tuple(a.extent for a in axes), inverse.dtype, Definition(axes, inverse))
-    read = Read(added, tuple(Affine.of(a.name) for a in axes))
-    same = expr.structure(divisor)
+    divisor = steady_divisor(tensor)
+    added: list[Tensor] = []
+    same: Hashable = None
+    inverse: Read | None = None
+    if divisor is not None:
+        used = {n for e in expr.walk(divisor) for n in _names(e)}
+        axes = tuple(a for a in d.axes if a.name in used)
+        value = expr.binary("div", 1.0, divisor)
+        added = [Tensor(label, tuple(a.extent for a in axes), value.dtype, Definition(axes, value))]
+        same, inverse = expr.structure(divisor), Read(added[0], tuple(Affine.of(a.name) for a in axes))
 
     def multiply(e: Expr) -> Expr | None:
-        if isinstance(e, Op) and e.name == "div" and expr.structure(e.args[1]) == same:
-            return replace(e, name="mul", args=(e.args[0], read))
-        return None
+        if not isinstance(e, Op) or e.name != "div" or not e.dtype.is_float:
+            return None
+        factor = inverse if inverse is not None and expr.structure(e.args[1]) == same else _constant_inverse(e)
+        return None if factor is None else replace(e, name="mul", args=(e.args[0], factor))
 
-    return program.with_definitions({stage: replace(d, body=expr.transform(d.body, multiply))}, [added])
+    return program.with_definitions({stage: replace(d, body=expr.transform(d.body, multiply))}, added)
 
 
 def _require_acyclic(program: Program, stage: str) -> None:

@@ -7,15 +7,22 @@ the vectors of the streamed operand are loaded once per step, the other operand 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
-from tensordsl.schedules.analysis import Tile, definition_of, depends, stride
+from tensordsl.schedules.analysis import Tile, definition_of, depends, leading, stride
 from tensordsl.schedules.locate import fresh, stage_loops
 from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.errors import ScheduleError
 from tensordsl.targets import Target
-from tensordsl.tensor import Tensor
+from tensordsl.tensor import Definition, Tensor
+
+#: A reduction of so many terms at most is written out, in so many statements at most.
+MOST_TERMS = 16
+MOST_STATEMENTS = 128
+#: A tile of fewer vector operations is printed in place: a call would cost more than it saves text.
+LEAST_CALL = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +153,21 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     others = [a.name for a in d.axes if a.name not in (m, n)]
     inner_k = [f"{k}.i" if split_k else k] + [a.name for a in d.reduce_axes if a.name != k]
     outer = [*others, *([f"{k}.o"] if split_k else [])]
-    middle = ([f"{m}.o", f"{n}.o", f"{m}.m"] if block_m else [f"{n}.o", f"{m}.o"]) if m is not None else [f"{n}.o"]
+    middle = [f"{n}.o", f"{m}.o"] if m is not None else [f"{n}.o"]
+    if block_m:
+        middle = [f"{m}.o", f"{n}.o", f"{m}.m"]
+    elif m is not None and _results_dominate(t, tile, target):
+        middle.reverse()
     lanes_and_rows = [*([f"{m}.i"] if m is not None else []), f"{n}.i"]
-    s = s.reorder(stage, *outer, *middle, *inner_k, *lanes_and_rows)
+    kept = leading(tile, [a.name for a in d.axes])  # other stages may stand inside these loops
+    s = s.reorder(stage, *outer[kept:], *middle, *inner_k, *lanes_and_rows)
     at = middle[-1]
     if epilogue is not None:
         s = s.reverse_compute_at(epilogue, stage, at)
     s = s.cache_write(stage, at, name=fresh(f"{stage}_acc", buffers(s.nest)))
     step = inner_k[-1]
     loaded = []
-    for source in tile.streams:
+    for source in _reused(d, tile):
         name = f"{source}_v"
         try:
             name = fresh(name, buffers(s.nest))
@@ -173,6 +185,10 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
             s = s.prefetch(loaded[0][0], panel, step, ahead=sizes.near, width=lanes, lines=sizes.nv)
     if m is not None:
         s = s.unroll(stage, f"{m}.i")
+    extents = {a.name: a.extent for a in d.reduce_axes if a.name != k}
+    extents[inner_k[0]] = sizes.kc if split_k else main
+    for loop in _short(extents, inner_k, sizes):
+        s = s.unroll(stage, loop)
     s = s.vectorize(stage, f"{n}.i")
     if epilogue is not None:
         e = definition_of(s.program[epilogue])
@@ -181,11 +197,41 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
                 s = s.unroll(epilogue, a.name)
         if has_loop(s, epilogue, e.axes[-1].name):
             s = s.vectorize(epilogue, e.axes[-1].name)
-    s = s.outline(stage, at)
+    if prod(extents.values()) * sizes.mr * sizes.nv >= LEAST_CALL:
+        s = s.outline(stage, at)
     for loop in [f"{n}.o", *([f"{m}.o"] if m is not None else []), *([f"{m}.m"] if block_m else [])]:
         if has_loop(s, stage, loop):
             s = s.peel(stage, loop, "tail")
     return s
+
+
+def _results_dominate(t: Tensor, tile: Tile, target: Target) -> bool:
+    """Are the results most of the traffic?  Then they are written in the order of memory."""
+    sources = {r.source.name: r.source for r in definition_of(t).reads if depends(r, tile.vector)}
+    streamed = sum(elements_of(x.shape) * x.dtype.bytes for x in sources.values())
+    return 2 * streamed <= target.caches[0] < elements_of(t.shape) * t.dtype.bytes
+
+
+def _reused(d: Definition, tile: Tile) -> tuple[str, ...]:
+    """The streams whose vectors serve several rows: the others are operands of one instruction each."""
+    row = tile.row
+    if row is None:
+        return ()
+    fixed = {r.source.name for r in d.reads if depends(r, tile.vector) and not depends(r, row)}
+    return tuple(name for name in tile.streams if name in fixed)
+
+
+def _short(extents: dict[str, int], inner: list[str], sizes: TileSizes) -> list[str]:
+    """The innermost reduction loops that are written out: a window's taps, a handful of terms."""
+    if prod(extents.values()) > MOST_TERMS:
+        return []
+    found, count = [], sizes.mr * sizes.nv
+    for loop in reversed(inner):
+        count *= extents[loop]
+        if count > MOST_STATEMENTS:
+            break
+        found.append(loop)
+    return found
 
 
 def _shared_loops(s: Schedule, a: str, b: str) -> set[str]:

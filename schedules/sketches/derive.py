@@ -19,6 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
 )  # fmt: skip
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -37,7 +38,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     default: dict[str, int] = {}
     for stage, tile in plan.tiles.items():
         t = planned[stage]
-        sizes = default_sizes(t, tile, target)
+        sizes = streaming_sizes(t, tile, target) or default_sizes(t, tile, target)
         lanes, rows = target.lanes(t.dtype), row_extent(t, tile)
         main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
         vectors = -(-t.shape[-1] // lanes)
@@ -123,6 +124,9 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
         elif stage not in followers:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
+    for stage, other in plan.jammed:
+        axis = definition_of(s.program[stage]).axes[0].name
+        s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
     return s
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from tensordsl.schedules.analysis import definition_of, depends, stride
+from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.locate import own_loops, stage_loops
 from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches.contraction import has_loop
+from tensordsl.schedules.sketches.flat import flat, step_width
+from tensordsl.schedules.sketches.transposed import apply_transposition, transposition
 
 from tensordsl.errors import ScheduleError
 from tensordsl.targets import Target
@@ -53,23 +55,37 @@ def apply_pointwise(s: Schedule, stage: str, target: Target) -> Schedule:
     buffer = buffers(s.nest).get(stage)  # None: it lives in the memory of an input
     if buffer is not None and buffer.scope == "register":
         return s
+    name = next(x for x in own if x in (axis, f"{stage}.{axis}"))
     lanes = target.lanes(t.dtype)
-    if all(stride(r, axis) not in (0, 1) for r in d.reads if depends(r, axis)) and any(
-        depends(r, axis) for r in d.reads
-    ):
-        return s  # every read would be gathered
     if d.reducer is not None:
+        if not step_width(t, d, d.axes[-1:], target):
+            return s
         reductions = [x for a in d.reduce_axes for x in (a.name, f"{stage}.{a.name}") if x in own]
-        name = next(x for x in own if x in (axis, f"{stage}.{axis}"))
         s = s.split(stage, name, lanes, names=(f"{name}.v", f"{name}.l"))
         s = s.reorder(stage, f"{name}.v", *reductions, f"{name}.l")
         s = s.vectorize(stage, f"{name}.l")
         return s.peel(stage, f"{name}.v", "tail")
-    name = next(x for x in own if x in (axis, f"{stage}.{axis}"))
-    s = s.vectorize(stage, name, lanes)
-    if has_loop(s, stage, f"{name}.v"):
-        s = s.peel(stage, f"{name}.v", "tail")
-    return s
+    tile = transposition(t, d, target)
+    if tile is not None:
+        tiled = try_step(s, lambda x: apply_transposition(x, stage, d, tile))
+        if tiled is not s:
+            return tiled
+    count, width = flat(t, d, target)
+    if not width:
+        return s
+    for a in reversed(d.axes[len(d.axes) - count : -1]):
+        outer = next((x for x in own if x in (a.name, f"{stage}.{a.name}")), a.name)
+        fused = try_step(s, lambda x, outer=outer, inner=name: x.fuse(stage, outer, inner))
+        if fused is s:  # something else happens between the loops
+            width = step_width(t, d, d.axes[-1:], target)
+            break
+        s, name = fused, f"{outer}.{name}"
+    return _vectors(s, stage, name, width) if width else s
+
+
+def _vectors(s: Schedule, stage: str, name: str, width: int) -> Schedule:
+    s = s.vectorize(stage, name, width)
+    return s.peel(stage, f"{name}.v", "tail") if has_loop(s, stage, f"{name}.v") else s
 
 
 def try_step(s: Schedule, f: object) -> Schedule:

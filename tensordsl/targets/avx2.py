@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import MappingProxyType
 
 from tensordsl.targets.machine import Instruction, Target
@@ -45,6 +46,29 @@ def _table() -> dict[tuple[str, str], Instruction]:
             t, m = f"{element}x{total // bits}", f"i{bits}x{total // bits}"
             both(("load_masked", t), f"({t})__builtin_ia32_{load}{suffix}((const void *){{0}}, ({m}){{1}})")
             both(("store_masked", t), f"__builtin_ia32_{store}{suffix}((void *){{0}}, ({m}){{1}}, ({m}){{2}})")
+    for kind in "iu":
+        for bits, letter in ((8, "b"), (16, "w"), (32, "d")):
+            t, v = f"{kind}{bits}x{256 // bits}", f"{'c' if bits == 8 else 'i'}{bits}x{256 // bits}"
+            for name in ("max", "min"):
+                call = f"__builtin_ia32_p{name}{'s' if kind == 'i' else 'u'}{letter}256"
+                rows[name, t] = Instruction(gcc=f"({t}){call}(({v}){{0}}, ({v}){{1}})")
+    rows.update(widenings((128, 256), "x"))
+    return rows
+
+
+def widenings(sizes: tuple[int, ...], register: str) -> dict[tuple[str, str], Instruction]:
+    """Integers to four or eight times their width, for results of some bits in all: one instruction.
+
+    gcc finds it where the operand is a register; it takes one in memory apart, lane by lane.
+    """
+    rows: dict[tuple[str, str], Instruction] = {}
+    for total, (source, bits), kind, to in product(sizes, ((8, 32), (8, 64), (16, 64)), "iu", "iu"):
+        v = f"{to}{bits}x{total // bits}"
+        text = (
+            f'({{{{ __typeof__({{0}}) in_register = {{0}}; __asm__("" : "+{register}"(in_register)); '
+            f"__builtin_convertvector(in_register, {v}); }}}})"
+        )
+        rows[f"from_{kind}{source}", v] = Instruction(text, f"__builtin_convertvector({{0}}, {v})")
     return rows
 
 

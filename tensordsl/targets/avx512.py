@@ -71,6 +71,42 @@ def _table() -> dict[tuple[str, str], Instruction]:
                     ("store_masked", v),
                     f"__builtin_ia32_storedqu{letters}{total}_mask((void *){{0}}, ({s}){{2}}, {mask})",
                 )
+    rows.update(_conversions())
+    for kind in "iu":
+        for bits, letter in ((8, "b"), (16, "w"), (32, "d"), (64, "q")):
+            t, v = f"{kind}{bits}x{512 // bits}", f"{'c' if bits == 8 else 'i'}{bits}x{512 // bits}"
+            every = f"({mask_type(512 // bits)})-1"
+            for name in ("max", "min"):
+                call = f"__builtin_ia32_p{name}{'s' if kind == 'i' else 'u'}{letter}512_mask"
+                rows[name, t] = Instruction(gcc=f"({t}){call}(({v}){{0}}, ({v}){{1}}, ({v}){{0}}, {every})")
+    return rows
+
+
+def _conversions() -> dict[tuple[str, str], Instruction]:
+    """gcc 12 takes a step to or from twice the width in two halves; narrowing further is one instruction."""
+    rows = avx2.widenings((128, 256, 512), "v")
+    for bits, letters in ((8, "bw"), (16, "wd"), (32, "dq")):
+        lanes = 512 // (2 * bits)
+        wide, every = f"{2 * bits}x{lanes}", f"({mask_type(lanes)})-1"
+        narrow = f"c8x{lanes}" if bits == 8 else f"i{bits}x{lanes}"
+        for kind in "iu":
+            extend = f"__builtin_ia32_pmov{'s' if kind == 'i' else 'z'}x{letters}512_mask"
+            cut = f"__builtin_ia32_pmov{letters[::-1]}512_mask"
+            for to in "iu":
+                rows[f"from_{kind}{bits}", f"{to}{wide}"] = Instruction(
+                    gcc=f"({to}{wide}){extend}(({narrow}){{0}}, (i{wide}){{{{0}}}}, {every})"
+                )
+                rows[f"from_{kind}{2 * bits}", f"{to}{bits}x{lanes}"] = Instruction(
+                    gcc=f"({to}{bits}x{lanes}){cut}((i{wide}){{0}}, ({narrow}){{{{0}}}}, {every})"
+                )
+                for source in (4 * bits, 8 * bits):
+                    if source <= 64:
+                        v = f"{to}{bits}x{512 // source}"
+                        convert = f"__builtin_convertvector({{0}}, {v})"
+                        rows[f"from_{kind}{source}", v] = Instruction(convert, convert)
+    every = "(unsigned char)-1"
+    rows["from_i32", "f64x8"] = Instruction(gcc=f"__builtin_ia32_cvtdq2pd512_mask({{0}}, (f64x8){{{{0}}}}, {every})")
+    rows["from_f32", "f64x8"] = Instruction(gcc=f"__builtin_ia32_cvtps2pd512_mask({{0}}, (f64x8){{{{0}}}}, {every}, 4)")
     return rows
 
 
