@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tensordsl.schedules.analysis import tensor_names
-from tensordsl.schedules.locate import fresh, stage_of
+from tensordsl.schedules.locate import fresh, homes, stage_of
 from tensordsl.schedules.loopnest import Alloc, Stmt, buffers, map_values, seq, stores
 from tensordsl.schedules.lower import definition_nest, lower
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
@@ -39,8 +39,7 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     if old.shape != tensor.shape or old.scope != "workspace":
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="inline before compute_at and caches")
     program = inline_in_program(s.program, tensor, d)
-    known = buffers(s.nest)
-    known.update({output: known[source] for output, source in s.program.inplace.items() if source in known})
+    known = homes(s.nest)
     body = without_alloc(without_stage(s.nest.body, stage), stage)
     value = expr.transform(d.body, lambda e: replace(e, source=known[e.source.name]) if isinstance(e, Read) else None)
     memo: dict[tuple[Affine, ...], Expr] = {}
@@ -203,7 +202,7 @@ def _require_acyclic(program: Program, stage: str) -> None:
 
 
 def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
-    plain = simplify(definition_nest(tensor, buffers(s.nest)))
+    plain = simplify(definition_nest(tensor, homes(s.nest)))
     here = [
         (st.instance, [x.var for x in p if hasattr(x, "var")])
         for st, p in stores(simplify(s.nest.body))
@@ -219,7 +218,7 @@ def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
 def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
-    known = {**{n: b for n, b in fresh.items() if n in added}, **buffers(s.nest)}
+    known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}
     new = seq(*[definition_nest(program[n], known) for n in (*added, stage)])
     placed = False
 

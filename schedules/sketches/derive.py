@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
@@ -69,9 +70,10 @@ def derive(program: Program, target: Target) -> list[Sketch]:
                 return False
         return True
 
-    def simpler() -> Schedule:
-        return build(program, replace(plan, tiles={}, epilogues={}), default, target)
-
+    # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
+    plans = [replace(plan, epilogues={})] if plan.epilogues else []
+    plans.append(replace(plan, tiles={}, epilogues={}))
+    simpler = tuple(partial(build, program, x, default, target) for x in plans)
     return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
 
 
