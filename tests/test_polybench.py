@@ -65,7 +65,7 @@ def test_mini(name: str) -> None:
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "seidel_2d")) for n in KERNELS])
 def test_small(name: str) -> None:
     """Larger than any tile: the default schedule in C against numpy."""
     program = KERNELS[name](*SMALL[name])
