@@ -35,12 +35,12 @@ long peak(long n) {
 """
 
 
-def compile_c(text: str, *flags: str) -> ctypes.CDLL:
-    """A shared object from C text, built with gcc -march=native and the given flags."""
+def compile_c(text: str, *flags: str, compiler: str = "gcc") -> ctypes.CDLL:
+    """A shared object from C text, built with -march=native and the given flags."""
     with tempfile.TemporaryDirectory(prefix="tensordsl-bench-") as name:
         source, library = Path(name) / "k.c", Path(name) / "k.so"
         source.write_text(text)
-        command = ["gcc", "-march=native", "-shared", "-fPIC", "-w", *flags, "-o", str(library), str(source), "-lm"]
+        command = [compiler, "-march=native", "-shared", "-fPIC", "-w", *flags, "-o", str(library), str(source), "-lm"]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 

@@ -20,7 +20,7 @@ def default_schedule(program: Program, target: Target) -> Schedule:
     from tensordsl.schedules.sketches import sketches
 
     sketch = sketches(program, target)[0]
-    attempts: tuple[Callable[[], Schedule], ...] = (lambda: sketch.build(sketch.default), sketch.simpler)
+    attempts: tuple[Callable[[], Schedule], ...] = (lambda: sketch.build(sketch.default), *sketch.simpler)
     for attempt in attempts:
         try:
             return attempt().validate()

@@ -13,6 +13,7 @@ from tensordsl.schedules.loopnest import (
     LoopNest,
     Stmt,
     Store,
+    buffers,
     children,
     stores,
     with_children,
@@ -33,6 +34,12 @@ def depth_of(buffer: Buffer, path: Path) -> int:
         if isinstance(s, Alloc) and s.buffer.name == buffer.name:
             return d
     return -1
+
+
+def homes(nest: LoopNest) -> dict[str, Buffer]:
+    """Every buffer by name, and by the name of an in-place output the input's buffer that it takes over."""
+    known = buffers(nest)
+    return known | {output: known[source] for output, source in nest.program.inplace.items() if source in known}
 
 
 def stage_of(store: Store, path: Path) -> str:

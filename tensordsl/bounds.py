@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Points that are enumerated where intervals and corners do not decide.
 ENUMERATED = 1 << 20
 _CORNERS = 4096
+#: Sums that may be formed to eliminate one variable.
+_MOST_PAIRS = 400
 
 
 def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
@@ -56,7 +58,8 @@ class Answer:
 def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> Answer:
     """Is there a point of the box where every condition is ``>= 0``?  The variables have finite ranges.
 
-    Intervals of the conditions and of their sums, then corners, then, on small domains, every point.
+    Intervals of the conditions and of their sums, then corners, then elimination of the variables, then,
+    on small domains, every point.
     """
     if _excluded(conditions, ranges):
         return Answer(False)
@@ -68,6 +71,8 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
         point = dict(zip(names, corner))
         if all(c.evaluate(point) >= 0 for c in conditions):
             return Answer(True, point)
+    if _contradictory(conditions, ranges):
+        return Answer(False)
     if math.prod(hi - lo + 1 for lo, hi in sides) > ENUMERATED:
         return Answer(None)
     return _enumerate(conditions, dict(zip(names, sides)))
@@ -77,6 +82,41 @@ def _excluded(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> b
     """If all conditions hold, so does every sum of them: is one of them negative everywhere?"""
     sums = [*conditions, *(a + b for a, b in itertools.combinations(conditions[:8], 2)), sum(conditions, Affine())]
     return any(high is not None and high < 0 for _, high in (interval(s, ranges) for s in sums))
+
+
+def _contradictory(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
+    """Does a combination of the conditions and ranges say ``negative >= 0``?
+
+    Variables are eliminated one after the other by adding a bound from below to one from above (J. Fourier,
+    T. Motzkin); divisions and remainders count as variables of their own.
+    """
+    rows = {_tightened(c) for c in conditions}
+    atoms = {atom for c in conditions for atom, _ in c.terms}
+    for atom in atoms:
+        part = Affine(((atom, 1),))
+        low, high = interval(part, ranges)
+        rows |= {part - low} if low is not None else set()
+        rows |= {high - part} if high is not None else set()
+    while atoms:
+        signs = {a: [r.coefficient(a) for r in rows] for a in atoms}
+        pairs = {a: sum(c > 0 for c in cs) * sum(c < 0 for c in cs) for a, cs in signs.items()}
+        atom = min(sorted(atoms, key=str), key=lambda a: pairs[a])
+        if pairs[atom] > _MOST_PAIRS:
+            return False
+        atoms.discard(atom)
+        above = [(r, r.coefficient(atom)) for r in rows if r.coefficient(atom) > 0]
+        below = [(r, -r.coefficient(atom)) for r in rows if r.coefficient(atom) < 0]
+        rows = {r for r in rows if not r.coefficient(atom)}
+        rows |= {_tightened(a * d + b * c) for a, c in above for b, d in below}
+        if any(r.is_constant and r.const < 0 for r in rows):
+            return True
+    return False
+
+
+def _tightened(row: Affine) -> Affine:
+    """``row >= 0`` for integers: divided by what all coefficients have in common."""
+    common = math.gcd(*(c for _, c in row.terms))
+    return Affine(tuple((a, c // common) for a, c in row.terms), row.const // common) if common > 1 else row
 
 
 def _enumerate(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) -> Answer:

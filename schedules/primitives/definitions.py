@@ -6,10 +6,9 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 from tensordsl.schedules.analysis import tensor_names
-from tensordsl.schedules.locate import Path, fresh, stage_of
+from tensordsl.schedules.locate import Path, fresh, homes, stage_of
 from tensordsl.schedules.loopnest import (
     Alloc,
-    Buffer,
     Seq,
     Stmt,
     buffers,
@@ -53,7 +52,7 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     if old.shape != tensor.shape or old.scope != "workspace":
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="inline before compute_at and caches")
     program = inline_in_program(s.program, tensor, d)
-    known = _buffers(s)
+    known = homes(s.nest)
     if any(st.instance.tensor == stage and st.instance.kind != "compute" for st, _ in stores(s.nest.body)):
         raise ScheduleError(f"copies of {stage} are kept elsewhere", hint="inline before compute_at and caches")
     body = without_alloc(without_stage(s.nest.body, stage), stage)
@@ -300,24 +299,17 @@ def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
             own.append(x)
 
     go(s.nest.body, ())
-    plain = simplify(definition_nest(tensor, _buffers(s)))
+    plain = simplify(definition_nest(tensor, homes(s.nest)))
     if list(stmt_lines(simplify(seq(*own)))) != list(stmt_lines(plain)):
         raise ScheduleError(
             f"the loops of {stage} are already ordered", hint="change definitions before ordering their loops"
         )
 
 
-def _buffers(s: Schedule) -> dict[str, Buffer]:
-    """The buffers of a nest by the tensors they hold: an output may take over the memory of an input."""
-    known = buffers(s.nest)
-    known.update({output: known[source] for output, source in s.program.inplace.items() if source in known})
-    return known
-
-
 def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
-    known = {**{n: b for n, b in fresh.items() if n in added}, **_buffers(s)}
+    known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}
     new = seq(*[definition_nest(program[n], known) for n in (*added, stage)])
     placed = False
 

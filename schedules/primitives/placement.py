@@ -9,6 +9,7 @@ from tensordsl.schedules.locate import (
     Path,
     find_loops,
     fresh,
+    homes,
     stage_of,
 )  # fmt: skip
 from tensordsl.schedules.loopnest import (
@@ -230,7 +231,7 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         c = context((*path, x))
         taken = {p.var for p in path if isinstance(p, For)} | {x.var} | variables(x.body)
         names = {a: a if a not in taken else fresh(f"{stage}.{a}", taken) for a in axes}
-        plain = definition_nest(tensor, {**buffers(rest), stage: old})
+        plain = definition_nest(tensor, {**homes(rest), stage: old})
         plain = _rename_reductions(plain, axes, taken, stage)
         inner = _strip_loops(plain, axes)
         inner = substitute(inner, {a: spans[d].base + Affine.of(names[a]) for d, a in enumerate(axes)})
@@ -334,7 +335,7 @@ def reverse_compute_at(s: Schedule, stage: str, producer: str, loop: str) -> Sch
     if d.reducer is not None:
         raise ScheduleError(f"{stage} is a reduction", hint="only pointwise stages can follow their producer")
     _require_plain(s, stage)
-    target = own_buffer(s, stage)
+    target = homes(s.nest)[stage] if stage in s.program.inplace else own_buffer(s, stage)
     own = [r for r in d.reads if r.source.name == producer]
     if not own:
         raise ScheduleError(f"{stage} does not read {producer}")
@@ -364,7 +365,7 @@ def reverse_compute_at(s: Schedule, stage: str, producer: str, loop: str) -> Sch
             raise ScheduleError(f"one iteration of {x.var} does not complete a box of {producer}: {e}") from None
         taken = {p.var for p in path if isinstance(p, For)} | {x.var}
         names = {a: a if a not in taken else fresh(f"{stage}.{a}", taken) for a in axes}
-        plain = _strip_loops(definition_nest(tensor, {**buffers(rest), stage: target}), axes)
+        plain = _strip_loops(definition_nest(tensor, {**homes(rest), stage: target}), axes)
         boxes = []
         for k, a in enumerate(axes):
             if a in dims:

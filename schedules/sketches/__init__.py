@@ -19,8 +19,8 @@ class Sketch:
 
     holes: name -> the values it may take.  allowed: is an assignment worth building (registers,
     caches)?  build: the schedule of an assignment; its steps are not proven one by one.
-    default: the assignment chosen without measuring.  simpler: the same program without register
-    tiles, where the first choice cannot be proven.
+    default: the assignment chosen without measuring.  simpler: what to try where the first
+    choice cannot be proven, the best first: without epilogues, then without register tiles.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Sketch:
     default: dict[str, int]
     allowed: Callable[[Parameters], bool] = field(repr=False)
     build: Callable[[Parameters], Schedule] = field(repr=False)
-    simpler: Callable[[], Schedule] = field(repr=False)
+    simpler: tuple[Callable[[], Schedule], ...] = field(repr=False)
 
 
 def sketches(program: Program, target: Target) -> list[Sketch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
@@ -32,7 +33,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         def plain() -> Schedule:
             return Schedule(program, checked=False)
 
-        return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), plain)]  # nothing to tile where nothing is
+        return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]  # nothing to tile where nothing is
     plan, planned = make_plan(program, target)
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
@@ -76,9 +77,10 @@ def derive(program: Program, target: Target) -> list[Sketch]:
                 return False
         return True
 
-    def simpler() -> Schedule:
-        return build(program, replace(plan, tiles={}, epilogues={}), default, target)
-
+    # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
+    plans = [replace(plan, epilogues={})] if plan.epilogues else []
+    plans.append(replace(plan, tiles={}, epilogues={}))
+    simpler = tuple(partial(build, program, x, default, target) for x in plans)
     return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
 
 
