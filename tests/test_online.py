@@ -179,6 +179,57 @@ def test_what_has_no_streaming_form() -> None:
         assert "r cannot be streamed: no formula turns its sum" in text and "a pass of its own" in text
 
 
+def first_tile_of_zeros(build: Callable[[td.Tensor, Any], td.Tensor]) -> tuple[td.Program, dict[str, Any]]:
+    x = td.placeholder((1, 8), "float64", name="x")
+    p = td.Program([x], [build(x, td.reduce_axis(8, name="k"))], name="p")
+    return p, {"x": np.array([[0.0, 0, 0, 0, 1, 2, 3, 4]])}
+
+
+def test_a_result_that_is_zero_so_far_does_not_spoil_the_end() -> None:
+    """What is carried is multiplied by new / old only where the old result cannot be zero."""
+
+    def build(x: td.Tensor, k: Any) -> td.Tensor:
+        m = td.compute((1,), lambda i: td.max(x[i, k], axis=k), name="m")
+        return td.compute((1,), lambda i: td.sum((x[i, k] + 1.0) * m[i], axis=k), name="r")
+
+    p, data = first_tile_of_zeros(build)
+    for tile in (1, 2, 4):
+        streamed = td.Schedule(p).unchecked().online("r", tile).program
+        np.testing.assert_allclose(td.interpret(streamed, data)["r"], 72.0)
+
+
+def test_terms_that_a_part_may_leave_undefined_are_refused() -> None:
+    """The quotient, logarithm or exponential is fine with the final result, not with that of a part."""
+
+    def maximum(x: td.Tensor, k: Any) -> td.Tensor:
+        return td.compute((1,), lambda i: td.max(x[i, k], axis=k), name="m")
+
+    def total(x: td.Tensor, k: Any) -> td.Tensor:
+        return td.compute((1,), lambda i: td.sum(x[i, k], axis=k), name="s")
+
+    def over_maximum(x: td.Tensor, k: Any) -> td.Tensor:
+        m = maximum(x, k)
+        return td.compute((1,), lambda i: td.sum((x[i, k] / m[i]) * (x[i, k] / m[i]), axis=k), name="r")
+
+    def log_of_sum(x: td.Tensor, k: Any) -> td.Tensor:
+        s = total(x, k)
+        return td.compute((1,), lambda i: td.sum(x[i, k] - td.log(s[i]), axis=k), name="r")
+
+    def exponential_around_sum(x: td.Tensor, k: Any) -> td.Tensor:
+        s = total(x, k)
+        return td.compute((1,), lambda i: td.sum(td.exp(x[i, k] - s[i]), axis=k), name="r")
+
+    def of_a_quotient(x: td.Tensor, k: Any) -> td.Tensor:
+        s = total(x, k)
+        q = td.compute((1,), lambda i: td.sum(x[i, k] * x[i, k] / s[i], axis=k), name="q")
+        return td.compute((1,), lambda i: td.sum((x[i, k] - q[i]) * (x[i, k] - q[i]), axis=k), name="r")
+
+    for build in (over_maximum, log_of_sum, exponential_around_sum, of_a_quotient):
+        p, _ = first_tile_of_zeros(build)
+        with pytest.raises(td.ScheduleError, match="r cannot be streamed"):
+            td.Schedule(p).online("r", 4)
+
+
 def test_wrong_uses() -> None:
     p, stage = program("attention")
     with pytest.raises(td.ScheduleError, match="there is no definition 'zz'"):

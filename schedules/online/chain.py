@@ -23,7 +23,8 @@ class Link:
     """One reduction of a chain, in the names of the last one.
 
     tensor: the reduction; axes: its axes; where: conditions (free of the chain's results) for a term to
-    count; term: what is reduced, over the axes and the chain's axis.
+    count; term: what is reduced, over the axes and the chain's axis; opened: the same with the pointwise
+    definitions in it written out.
     """
 
     tensor: Tensor
@@ -31,6 +32,7 @@ class Link:
     axes: tuple[Axis, ...]
     where: tuple[Expr, ...]
     term: Expr
+    opened: Expr
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ class Chain:
         body = expr.transform(written, self.scaled)
         where, term = self.terms(body, d.reducer)
         axes = tuple(Axis(_only(env[a.name]), a.extent) for a in d.axes)
-        self.found[t.name] = Link(t, d.reducer, axes, where, term)
+        self.found[t.name] = Link(t, d.reducer, axes, where, term, self.opened(term))
 
     def use(self, t: Tensor, r: Read) -> None:
         d = definition(t)

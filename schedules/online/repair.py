@@ -10,6 +10,9 @@ Let g(x; p) be the term, p the results it uses and p' their new values:
 - polynomial in p: the sums of the derivatives of g by p move by Taylor's formula (variance);
 - indicator: g is h(x) where y(x) equals the extreme p of all y, else the identity: a better
   extreme erases it (position of the maximum).
+
+A formula must hold for the results of every part, not only for the final ones: no quotient or
+logarithm of what may be zero so far, and no exponential that may overflow.
 """
 
 from __future__ import annotations
@@ -52,13 +55,13 @@ class Repair:
 
 def find_repair(link: Link, term: Expr, chain: Mapping[str, Link], axis: str) -> Repair:
     """The repair of a reduction whose terms use results of the chain.  Raises ScheduleError where there is none."""
-    used = {r.source.name: r for r in expr.reads(term) if r.source.name in chain}
+    used = _used(term, chain)
     if not used:
         return Repair("monoid", (Statistic(term),), lambda carried, old, new, count: carried)
     found = _indicator(link, term, chain)
     if found is not None:
         return found
-    return _Algebra(link, term, used, axis).repair()
+    return _Algebra(link, term, used, chain, axis).repair()
 
 
 def _indicator(link: Link, term: Expr, chain: Mapping[str, Link]) -> Repair | None:
@@ -74,7 +77,7 @@ def _indicator(link: Link, term: Expr, chain: Mapping[str, Link]) -> Repair | No
         extreme = chain.get(p.source.name) if isinstance(p, Read) else None
         if extreme is None or not extreme.extreme or extreme.where != link.where:
             continue
-        if expr.structure(y) == expr.structure(extreme.term):
+        if expr.structure(y) == expr.structure(extreme.opened):
             return Repair("indicator", (Statistic(term),), partial(_kept, link, extreme.name))
     return None
 
@@ -85,16 +88,48 @@ def _kept(link: Link, extreme: str, carried: list[Expr], old: Values, new: Value
     return [expr.select(same, c, link.reducer.identity(c.dtype)) for c in carried]
 
 
+def defined_on_parts(link: Link, e: Expr, chain: Mapping[str, Link], axis: str) -> bool:
+    """Is an expression defined whatever finite values the results it uses have so far?"""
+    algebra = _Algebra(link, e, _used(e, chain), chain, axis)
+    return algebra.defined(algebra.formula)
+
+
+def _used(e: Expr, chain: Mapping[str, Link]) -> dict[str, Read]:
+    return {r.source.name: r for r in expr.reads(e) if r.source.name in chain}
+
+
+def at_least_one(link: Link, chain: Mapping[str, Link]) -> bool:
+    """Is it a sum of exp(y - maximum of all y)?  The largest term is 1, on every part with a term at all."""
+    e = link.opened
+    if link.reducer.name != "sum" or not isinstance(e, Op) or e.name not in ("exp", "exp2"):
+        return False
+    distance = e.args[0]
+    if not isinstance(distance, Op) or distance.name != "sub":
+        return False
+    y, m = distance.args
+    top = chain.get(m.source.name) if isinstance(m, Read) else None
+    return (
+        top is not None
+        and top.reducer.name == "max"
+        and [expr.structure(w) for w in top.where] == [expr.structure(w) for w in link.where]
+        and expr.structure(y) == expr.structure(top.opened)
+    )
+
+
 class _Algebra:
     """A term as a formula of the results it uses; what is free of them is one symbol."""
 
-    def __init__(self, link: Link, term: Expr, used: Mapping[str, Read], axis: str) -> None:
+    def __init__(self, link: Link, term: Expr, used: Mapping[str, Read], chain: Mapping[str, Link], axis: str) -> None:
         import sympy  # heavy: only where a formula must be decided
 
         self.sp: Any = sympy
         self.link, self.term, self.axis = link, term, axis
-        self.p = {n: sympy.Symbol(f"p{i}", real=True) for i, n in enumerate(used)}
-        self.q = {n: sympy.Symbol(f"q{i}", real=True) for i, n in enumerate(used)}
+        # what is at least 1 on every part; of others the sign is not known
+        sign = {n: {"positive": True} if at_least_one(chain[n], chain) else {"real": True} for n in used}
+        self.p = {n: sympy.Symbol(f"p{i}", **sign[n]) for i, n in enumerate(used)}
+        self.q = {n: sympy.Symbol(f"q{i}", **sign[n]) for i, n in enumerate(used)}
+        self.results = {*self.p.values(), *self.q.values()}
+        self.towards = {self.p[n]: chain[n].reducer.name for n in used if chain[n].extreme}
         self.reads = used
         self.opaque: dict[Any, tuple[Any, Expr]] = {}  # structure -> (symbol, expression)
         self.formula = self.of(term)
@@ -125,11 +160,40 @@ class _Algebra:
     def free(self, f: Any) -> bool:
         return not f.free_symbols & self.xs
 
+    def defined(self, f: Any) -> bool:
+        """Is a formula defined whatever finite values the results have so far?"""
+        for x in self.sp.preorder_traversal(f):
+            whole = x.is_Pow and x.exp.is_Integer and x.exp.is_nonnegative
+            within = x.args[0] if isinstance(x, self.sp.log) or (x.is_Pow and not whole) else None
+            if within is not None and within.free_symbols & self.results and not within.is_positive:
+                return False
+        return True
+
+    def bounded(self, factor: Any) -> bool:
+        """Is a factor defined, and does it only shrink what was reduced?  Exponentials do where they fall
+        from an older extreme to a newer one."""
+        for x in self.sp.preorder_traversal(factor):
+            power = x.args[-1] if isinstance(x, self.sp.exp) or (x.is_Pow and x.base.is_number) else None
+            if power is None or not power.free_symbols & self.results:
+                continue
+            for n, old in self.p.items():
+                slope, back = self.sp.diff(power, old), self.sp.diff(power, self.q[n])
+                falls = slope.is_positive if self.towards.get(old) == "max" else slope.is_negative
+                if (slope, back) != (0, 0) and not (old in self.towards and falls and self.tidy(slope + back) == 0):
+                    return False
+        return self.defined(factor)
+
     def repair(self) -> Repair:
+        if not self.defined(self.formula):
+            raise ScheduleError(
+                f"{self.link.name} cannot be streamed: its terms divide by, or take the logarithm of, "
+                f"{', '.join(self.p)}, which may be 0 before the last term",
+                hint="it needs a pass of its own",
+            )
         g, sums = self.formula, self.link.reducer.name == "sum"
         alone = (Statistic(self.term),)
         ratio = self.tidy(self.moved(g) / g)
-        if self.free(ratio) and (sums or ratio.is_positive):
+        if self.free(ratio) and self.bounded(ratio) and (sums or ratio.is_positive):
 
             def scaled(carried: list[Expr], old: Values, new: Values, count: Expr) -> list[Expr]:
                 factor = self.back(ratio, old, new)
@@ -137,7 +201,7 @@ class _Algebra:
 
             return Repair("factor", alone, scaled)
         delta = self.tidy(self.moved(g) - g)
-        if self.free(delta) and self.link.reducer.name != "prod":
+        if self.free(delta) and self.defined(delta) and self.link.reducer.name != "prod":
 
             def shifted(carried: list[Expr], old: Values, new: Values, count: Expr) -> list[Expr]:
                 by = self.back(delta, old, new)
@@ -161,7 +225,7 @@ class _Algebra:
         ratio, scaling, rest = sp.Integer(1), sp.Integer(1), sp.Integer(1)
         for f in sp.Mul.make_args(self.formula):
             r = self.tidy(self.moved(f) / f)
-            if self.free(r):
+            if self.free(r) and self.bounded(r):
                 ratio, scaling = ratio * r, scaling * f
             else:
                 rest = rest * f

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import cost, tensor_names
 from tensordsl.schedules.locate import fresh
 from tensordsl.schedules.online.chain import Chain, Link, definition, depends, factors, product
-from tensordsl.schedules.online.repair import Repair, Values, find_repair
+from tensordsl.schedules.online.repair import Repair, Values, defined_on_parts, find_repair
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -55,8 +55,7 @@ class _Rewriter:
         self.taken = tensor_names(source)
         self.added: list[Tensor] = []
         self.carried: dict[str, Carried] = {}
-        self.tiles: dict[tuple[str, tuple[Affine, ...]], Tensor] = {}  # values of pointwise definitions in a tile
-        self.places: dict[Hashable, Tensor] = {}  # structure of a shared factor -> its values
+        self.places: dict[Hashable, Tensor] = {}  # structure of a shared value -> where it is kept
         self.finite: dict[str, Tensor] = {}  # extreme -> its value, 0 while it is infinite
         self.means: dict[str, str] = {}  # name of a mean -> the sum it is made of
 
@@ -96,9 +95,13 @@ class _Rewriter:
 
     def placed(self, e: Expr, at: Affine) -> Expr:
         """An expression with the results as they are after the tile ``at``."""
+        return self.with_results(e, lambda name: self.result(name, at))
+
+    def with_results(self, e: Expr, value: Callable[[str], Expr]) -> Expr:
+        """An expression with values in place of the results it reads."""
 
         def f(x: Expr) -> Expr | None:
-            return self.result(x.source.name, at) if isinstance(x, Read) and x.source.name in self.chain else None
+            return value(x.source.name) if isinstance(x, Read) and x.source.name in self.chain else None
 
         return expr.transform(e, f)
 
@@ -133,6 +136,8 @@ class _Rewriter:
         formula = expr.transform(self.open(term), self.mean)
         repair = find_repair(link, formula, self.chain, self.k)
         used = [n for n in self.chain if any(r.source.name == n for r in expr.reads(formula))]
+        for n in used:
+            self.require_defined(link, n)
         guarded = () if repair.rule == "indicator" else tuple(dict.fromkeys(g for n in used for g in self.extremes(n)))
         new = {n: self.target(n) if self.extremes(n) and guarded else self.result(n, self.now) for n in used}
         old = {n: self.result(n, self.now - 1) for n in used}
@@ -153,6 +158,15 @@ class _Rewriter:
             body = expr.select(first, tile, expr.binary(link.reducer.combine, m, tile))
             run.definition = Definition(axes, expr.cast(body, run.dtype), order=(Causal(self.step.name),))
         self.carried[link.name] = Carried(link, scale, tuple(runs), repair, guarded)
+
+    def require_defined(self, link: Link, used: str) -> None:
+        """What a result is multiplied by must mean something in the middle of the pass."""
+        c = self.carried[self.means.get(used, used)]
+        if c.scale is not None and not defined_on_parts(link, c.scale, self.chain, self.k):
+            raise ScheduleError(
+                f"{link.name} cannot be streamed: it uses {c.link.name}, which may be undefined before the last term",
+                hint="it needs a pass of its own",
+            )
 
     def shared(self, e: Expr, carried: set[str]) -> Expr:
         """With what does not use the carried values computed once a row, where it is worth a place."""
@@ -191,22 +205,18 @@ class _Rewriter:
     def in_tile(self, r: Read, new: Values) -> Expr:
         """A value of a pointwise definition, computed once for the tile and all that use it."""
         at = self.now * self.tile + Affine.of(self.inner.name)
-
-        def f(x: Expr) -> Expr | None:
-            return new[x.source.name] if isinstance(x, Read) and x.source.name in self.chain else None
-
         names = {a.name: a for x in self.links for a in x.axes}
-        body = expr.transform(self.open(r), f)
+        body = self.with_results(self.open(r), new.__getitem__)
         used = expr.free_names(body)
         axes = (self.step, self.inner, *(a for n, a in names.items() if n in used))
-        key = (r.source.name, r.index)
-        if key not in self.tiles:
+        key = expr.structure(body)
+        if key not in self.places:
             value = expr.substitute(body, {self.k: at})
             if self.extent % self.tile:
                 value = expr.select(expr.binary("lt", Index(at), self.extent), value, expr.constant(0, value.dtype))
-            self.tiles[key] = self.tensor(f"{r.source.name}_tile", Definition(axes, value), value.dtype)
+            self.places[key] = self.tensor(f"{r.source.name}_tile", Definition(axes, value), value.dtype)
         inner = Affine.of(self.k) - self.now * self.tile  # becomes the position in the tile
-        return Read(self.tiles[key], (self.now, inner, *(Affine.of(a.name) for a in axes[2:])))
+        return Read(self.places[key], (self.now, inner, *(Affine.of(a.name) for a in axes[2:])))
 
     def extremes(self, name: str) -> tuple[str, ...]:
         """The extremes that make a result infinite or undefined while they are: itself, or those it uses."""
