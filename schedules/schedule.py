@@ -41,6 +41,7 @@ FAMILIES = (
     "hints",
     "pipeline",
     "decompose",
+    "interleaving",
 )
 
 

@@ -264,6 +264,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "specialize": _specialize,
     "partition": _partition,
     "distribute": _plain,
+    "interleave": lambda r, s: ((*r.stage_and_loop(s), tuple(r.rng.randrange(3) for _ in range(2))), {}),
     "decompose_reduction": _plain,
     "jam": _jam,
     "unroll": _plain,
@@ -299,7 +300,7 @@ GPU: dict[str, Callable[[Steps, Schedule], Drawn]] = {
 FAMILIES: tuple[tuple[str, ...], ...] = (
     ("compute_inline", "rfactor", "reciprocal", "pad", "compute_at", "split"),
     ("compute_at", "reverse_compute_at", "split", "tile", "reorder"),
-    ("split", "tile", "reorder", "fuse", "skew", "jam", "cache_write"),
+    ("split", "tile", "reorder", "fuse", "skew", "jam", "interleave", "cache_write"),
     ("cache_read", "cache_read", "cache_write", "pack", "slide", "slide", "reverse_compute_at"),
     (
         "peel",

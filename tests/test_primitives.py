@@ -56,7 +56,21 @@ def spread() -> td.Program:
     return td.Program([x], [q], "spread")
 
 
-PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread)}
+def fields() -> td.Program:
+    """e and h advance together; h needs the next row of e."""
+    x = td.placeholder((7, 5), name="x")
+
+    def e(e, h, t, i, j):  # type: ignore[no-untyped-def]
+        return td.select(t > 0, e[t - 1, i, j] + 2.0 * h[t - 1, i, j], x[i, j])
+
+    def h(e, h, t, i, j):  # type: ignore[no-untyped-def]
+        return td.select(t > 0, td.select(i < 6, h[t - 1, i, j] - e[t, i + 1, j] + e[t, i, j], 0.0), x[i, j])
+
+    e, h = td.recurrences([(4, 7, 5)] * 2, [e, h], ["e", "h"], order="t")
+    return td.Program([x], [td.compute((7, 5), lambda i, j: h[3, i, j], name="z")], "fields")
+
+
+PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread, fields)}
 
 
 def shared(s: S) -> S:
@@ -104,6 +118,11 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     "compute_at": [("chain", lambda s: s.compute_at("h", "c", "i"))],
     "reverse_compute_at": [("chain", lambda s: s.reverse_compute_at("y", "c", "i"))],
     "jam": [("chain", lambda s: s.jam("c", "y", "i"))],
+    "interleave": [
+        ("fields", lambda s: s.interleave("e", "t", (0, 1))),
+        ("fields", lambda s: s.unchecked().interleave("e", "t", (0, 1)).skew("e", "i", "t").reorder("e", "i", "t")),
+        ("fields", lambda s: s.split("e", "i", 2).split("h", "i", 2).interleave("h", "t", [1, 2])),
+    ],
     "cache_read": [
         ("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k")),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", pad=3, align=4, name="panel")),
@@ -233,6 +252,11 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.jam("h", "c", "j"), "different bounds|not in one sequence"),
         ("chain", lambda s: s.compute_at("h", "c", "i").jam("h", "c", "i"), "share the loop"),
         ("rows", lambda s: s.jam("h", "v", "i"), "different bounds"),
+    ],
+    "interleave": [
+        ("fields", lambda s: s.interleave("e", "t", (0, 0)), "does not hold|holds no element|needs element"),
+        ("fields", lambda s: s.interleave("e", "t", (0, 1, 1)), '3 delays for the 2 loops in "t"'),
+        ("scan", lambda s: s.interleave("s", "i", (0,)), "does not consist of loops"),
     ],
     "cache_read": [
         ("chain", lambda s: s.cache_read("c", "q", "i"), "there is no buffer 'q'"),

@@ -21,7 +21,16 @@ from tensordsl.schedules.sketches.contraction import (
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
+from tensordsl.schedules.sketches.time_tiling import (
+    TimeTile,
+    apply_time_tiling,
+    row_choices,
+    stencil_of,
+    step_choices,
+    time_tiles,
+)  # fmt: skip
 
+from tensordsl.causality import Group
 from tensordsl.program import Program
 from tensordsl.targets import Target
 
@@ -64,6 +73,10 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         _hole(holes, default, f"{stage}.near", [0, 4, 16] if packable(t, tile) else [0], sizes.near)
     for stage in plan.partial:
         _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
+    tiled = time_tiles(planned, target)
+    for stage, (stencil, time_tile) in tiled.items():
+        _hole(holes, default, f"{stage}.steps", step_choices(stencil), time_tile.steps)
+        _hole(holes, default, f"{stage}.rows", row_choices(stencil), time_tile.rows)
 
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
@@ -78,9 +91,13 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         return True
 
     # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
-    plans = [replace(plan, epilogues={})] if plan.epilogues else []
+    plans = [plan] if tiled else []
+    plans += [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
-    simpler = tuple(partial(build, program, x, default, target) for x in plans)
+    untiled = default | {f"{stage}.steps": 0 for stage in tiled}
+    simpler = tuple(partial(build, program, x, untiled, target) for x in plans)
+    if tiled:  # rows one at a time are fewer statements to prove
+        simpler = (partial(build, program, plan, default | {f"{x}.rows": 1 for x in tiled}, target), *simpler)
     return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
 
 
@@ -109,7 +126,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None]
     for group in cyclic:
-        s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+        s = _recurrence(s, group, p, target)
     arranged = {t.name for g in cyclic for t in g.tensors}
     followers = set(plan.epilogues.values())
     first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
@@ -130,6 +147,17 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         axis = definition_of(s.program[stage]).axes[0].name
         s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
     return s
+
+
+def _recurrence(s: Schedule, group: Group, p: Parameters, target: Target) -> Schedule:
+    first = group.tensors[0].name
+    stencil = stencil_of(s.program, group, target) if p.get(f"{first}.steps") else None
+    if stencil is not None:
+        tile = TimeTile(p[f"{first}.steps"], p[f"{first}.rows"])
+        tiled = try_step(s, lambda x: apply_time_tiling(x, stencil, tile))
+        if tiled is not s:
+            return tiled
+    return try_step(s, lambda x: apply_recurrence(x, group, target))
 
 
 def _tile(s: Schedule, stage: str, plan: Plan, p: Parameters, target: Target) -> Schedule:
