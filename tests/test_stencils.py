@@ -6,6 +6,7 @@ import random
 import sys
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tensordsl.autotune.driver import kernel_of
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
+from tensordsl.schedules.loopnest import Alloc, For, Stmt, rewrite, walk
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import sketches
@@ -33,7 +35,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "adi": (3, 14), "life": (9, 64), "wave_2d": (9, 34), "reaction_2d": (9, 35),
 }  # fmt: skip
 #: Those whose grid is tiled in time when it is larger than the caches.
-TILED = ("jacobi_2d", "heat_3d", "fdtd_2d", "life", "wave_2d", "reaction_2d")
+TILED = ("jacobi_2d", "heat_3d", "seidel_2d", "fdtd_2d", "life", "wave_2d", "reaction_2d")
 #: A machine on which the grids above are large.
 SMALL = replace(target("avx2"), caches=(1024, 16384, 1 << 20))
 
@@ -173,3 +175,42 @@ def test_names_do_not_matter() -> None:
     one, other = diffusion("x", "t", "i", "j"), diffusion("heat", "hour", "south", "east")
     traces = [[step.name for step in default_schedule(p, SMALL).trace] for p in (one, other)]
     assert traces[0] == traces[1] and "skew" in traces[0]
+
+
+def sweeps(steps: int, n: int) -> td.Program:
+    """Steps of a stencil as stages of their own, each on a grid smaller by its border."""
+    x = a = td.placeholder((n, n), name="x0", dtype="float64")
+    for k in range(1, steps + 1):
+        size = n - 2 * k
+
+        def mean(x, i, j):  # type: ignore[no-untyped-def]
+            around = x[i, j + 1] + x[i + 2, j + 1] + x[i + 1, j] + x[i + 1, j + 2]
+            return 0.5 * x[i + 1, j + 1] + 0.125 * around
+
+        x = td.compute((size, size), partial(mean, x), name=f"x{k}")
+    return td.Program([a], [x], "sweeps")
+
+
+@pytest.mark.parametrize("tile", [(4, 8), (5, 3)])
+def test_overlapped_tiles(tile: tuple[int, int]) -> None:
+    """Tiles of the last step compute the halo that they need of the steps before for themselves: proven."""
+    program = sweeps(3, 24)
+    s = td.Schedule(program).unchecked().tile("x3", ("i", "j"), tile)
+    s = s.compute_at("x2", "x3", "j.o").compute_at("x1", "x3", "j.o").validate()
+    shapes = {x.buffer.name: x.buffer.shape for x, _ in walk(s.nest.body) if isinstance(x, Alloc)}
+    assert shapes == {"x2": (tile[0] + 2, tile[1] + 2), "x1": (tile[0] + 4, tile[1] + 4)}
+    s = s.parallel("x3", "i.o").validate()  # tiles share nothing
+    inputs = {"x0": np.random.default_rng(5).random((24, 24))}
+    assert_near(interpret(s.nest, inputs)["x3"], td.interpret(program, inputs)["x3"])
+
+
+def test_a_halo_of_one_row_less_is_refused() -> None:
+    s = td.Schedule(sweeps(2, 20)).unchecked().tile("x2", ("i", "j"), (4, 8)).compute_at("x1", "x2", "j.o")
+
+    def shorter(x: Stmt) -> Stmt | None:
+        if isinstance(x, For) and x.var == "i":
+            return replace(x, hi=tuple(h - 1 for h in x.hi))
+        return None
+
+    assert find_violation(s.nest) is None
+    assert find_violation(replace(s.nest, body=rewrite(s.nest.body, shorter))) is not None

@@ -24,14 +24,15 @@ from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
 from tensordsl.program import Program
 from tensordsl.targets import Target
-from tensordsl.tensor import Tensor
 
 #: Steps of time below which there is nothing to tile.
 _LEAST_STEPS = 4
 #: The share of the second-level cache for the rows of a tile.
-_SHARE = 0.5
+_SHARE = 0.9
 #: Statements past which ranges are cut no further.
 _MOST_STATEMENTS = 96
+#: Steps that run together where each is a chain of dependent elements, the best first.
+_CHAINS = (8, 10, 9, 7, 6, 12)
 #: Rows that run together where they share what they read, and up to how many reads each.
 _ROWS = 4
 _MOST_READS = 8
@@ -83,7 +84,7 @@ class TimeTile:
 
 def stencil_of(program: Program, group: Group, target: Target) -> Stencil | None:
     """What is tiled of a group, or None where its shape or its reads are others."""
-    if group.order is None or group.order.descending or not all(isinstance(p, Tensor) for p in group.parts):
+    if group.order is None or group.order.descending:
         return None
     fields = group.tensors
     names = {t.name for t in fields}
@@ -95,6 +96,8 @@ def stencil_of(program: Program, group: Group, target: Target) -> Stencil | None
     for t in fields:
         d = definition_of(t)
         if d.reducer is not None or d.axes[0].name != group.order.axis or d.loop_axes != d.axes:
+            return None
+        if any(o.descending for o in d.order):
             return None
         for r in d.reads:
             if r.source.name in names:
@@ -118,7 +121,11 @@ def default_tile(x: Stencil, target: Target) -> TimeTile | None:
     if slices is None:
         return None
     total = sum(slices.values()) * x.slab() * x.shape[0]
-    if x.steps < _LEAST_STEPS or total <= target.caches[1] or x.shape[-1] < 4 * x.lanes:
+    if x.steps < _LEAST_STEPS or x.shape[-1] < 4 * x.lanes:
+        return None
+    if x.carried:
+        return TimeTile(_chains(x), 1 + _reach(x)) if len(x.fields) == 1 else None
+    if total <= target.caches[1]:
         return None
     rows = _ROWS if _shares_rows(x) else 1
     return TimeTile(_fitting(x, rows if len(x.shape) == 2 else 1, target), rows)
@@ -128,6 +135,16 @@ def _shares_rows(x: Stencil) -> bool:
     """Do neighbouring rows of a field read the same rows, few enough for the registers?"""
     few = len(x.fields) == 1 and len(x.distances) <= _MOST_READS
     return few and not x.carried and len({d.offset[-2] for d in x.distances}) > 1
+
+
+def _reach(x: Stencil) -> int:
+    """Rows ahead, along the outermost axis, that a step reads of earlier steps."""
+    return max((d.offset[0] for d in x.distances), default=0)
+
+
+def _chains(x: Stencil) -> int:
+    """Steps whose rows run together: a divisor of all steps where there is one."""
+    return next((t for t in _CHAINS if x.steps % t == 0), min(_CHAINS[0], x.steps))
 
 
 def _fitting(x: Stencil, block: int, target: Target) -> int:
@@ -157,6 +174,8 @@ def step_choices(x: Stencil) -> list[int]:
 
 
 def row_choices(x: Stencil) -> list[int]:
+    if x.carried:
+        return [1 + _reach(x)]
     return [r for r in (1, 2, 3, 4, 6, 8) if r <= x.shape[-2]] if _shares_rows(x) else [1]
 
 
@@ -207,7 +226,7 @@ def _slices(x: Stencil, block: int) -> dict[str, int] | None:
 
 def apply_time_tiling(s: Schedule, x: Stencil, tile: TimeTile) -> Schedule:
     """The schedule with a group tiled in time.  Raises ScheduleError where no delays of its fields allow it."""
-    block = tile.rows if len(x.shape) == 2 else 1
+    block = tile.rows if len(x.shape) == 2 or x.carried else 1
     slices = _slices(x, block)
     delays = None if slices is None else delays_of(x, block, slices)
     if slices is None or delays is None:
@@ -219,6 +238,9 @@ def apply_time_tiling(s: Schedule, x: Stencil, tile: TimeTile) -> Schedule:
             s = s.storage_align(name, -(-x.shape[-1] // x.lanes) * x.lanes)
     s = cut(s, stages, [x.time], _MOST_STATEMENTS, "s")
     time = _longest(s, first, x.time)
+    if x.carried and x.steps % tile.steps:  # whole tiles only; the last steps as they are written
+        whole = _last(s, first, time) - x.steps % tile.steps
+        s = s.partition(first, time, str(whole), suffix="w")
     outer, inner = f"{time}.b", f"{time}.s"
     s = s.split(first, time, tile.steps, names=(outer, inner))
     axes = {f: _row_axes(s, f, inner) for f in x.fields}
@@ -229,7 +251,36 @@ def apply_time_tiling(s: Schedule, x: Stencil, tile: TimeTile) -> Schedule:
     if len(x.fields) > 1:
         s = s.interleave(first, inner, delays)
     s = s.skew(first, blocks, inner).reorder(first, blocks, inner)
+    if x.carried:
+        return _interleaved_steps(s, x, tile, blocks, inner)
     return _rows(s, x, tile, axes, inner)
+
+
+def _interleaved_steps(s: Schedule, x: Stencil, tile: TimeTile, blocks: str, inner: str) -> Schedule:
+    """Element by element of a row, for all steps of a tile: as many chains of dependent elements at once.
+
+    Rows of different steps are so far apart that their elements at one place of a row do not depend on
+    each other.
+    """
+    [f] = x.fields
+    s = cut(s, {f}, [blocks], _MOST_STATEMENTS, "c")
+    for var in [v for v in _loops_of(s, f) if is_copy(v, inner)]:
+        loop = _loop(s, f, var)
+        if loop is None or _trips(loop) != tile.steps or depends_on(loop):
+            continue
+        rows = []
+        node = loop.body
+        while isinstance(node, For):
+            rows.append(node.var)
+            node = node.body
+        s = s.reorder(f, *rows, var).unroll(f, var)
+        s = cut(s, {f}, rows[-1:], 2 * _MOST_STATEMENTS, "d")
+    return s
+
+
+def _trips(x: For) -> int:
+    """Iterations, where that is one constant, else 0."""
+    return _size(x) if len(x.lo) == len(x.hi) == 1 else 0
 
 
 def _rows(s: Schedule, x: Stencil, tile: TimeTile, axes: dict[str, list[str]], inner: str) -> Schedule:
@@ -280,6 +331,12 @@ def _longest(s: Schedule, stage: str, axis: str) -> str:
     parts = {x.var: x for x, _ in walk(s.nest.body) if isinstance(x, For) and is_copy(x.var, axis)}
     names = [v for v in _loops_of(s, stage) if v in parts]
     return max(names, key=lambda v: _size(parts[v]))
+
+
+def _last(s: Schedule, stage: str, var: str) -> Affine:
+    loop = _loop(s, stage, var)
+    assert loop is not None
+    return loop.hi[0]
 
 
 def _size(x: For) -> int:
