@@ -44,13 +44,14 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """inline: pointwise stages to inline, in order.  reciprocals: stages that divide by a value of
-    their row or by a constant.  partial: reduction -> the contiguous axis to
-    reduce in vectors first (`rfactor`).  placements: in the order to apply.
+    """project: axes of stages to drop, in order.  inline: pointwise stages to inline, in order.
+    reciprocals: stages that divide by a value of their row or by a constant.  partial: reduction ->
+    the contiguous axis to reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
     jammed: (root, the next root), which run in one outermost loop.
     """
 
+    project: tuple[tuple[str, str], ...]
     inline: tuple[str, ...]
     reciprocals: tuple[str, ...]
     partial: dict[str, str]
@@ -70,8 +71,13 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         inverse_name,
         with_reciprocal,
     )
+    from tensordsl.schedules.primitives.projection import projected
 
     written = program
+    projections = []
+    while (steady := _steady(program)) is not None:
+        projections.append(steady)
+        program = projected(program, *steady)
     program = _without_single_terms(program)
     inline: list[str] = []
     while (name := inlinable(program)) is not None:
@@ -101,8 +107,25 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
     jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
-    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed)
+    plan = Plan(
+        tuple(projections),
+        tuple(inline),
+        tuple(reciprocals),
+        partial,
+        tuple(placements),
+        tiles,
+        epilogues,
+        roots,
+        jammed,
+    )
     return plan, program
+
+
+def _steady(program: Program) -> tuple[str, str] | None:
+    """A recurrence and an axis along which it does not change."""
+    from tensordsl.schedules.primitives.projection import steady_axes
+
+    return next(((t.name, a) for t in program.tensors if definition_of(t).order for a in steady_axes(program, t)), None)
 
 
 def _without_single_terms(program: Program) -> Program:

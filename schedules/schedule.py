@@ -42,6 +42,8 @@ FAMILIES = (
     "pipeline",
     "decompose",
     "interleaving",
+    "permuting",
+    "projection",
 )
 
 

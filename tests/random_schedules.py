@@ -280,8 +280,10 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "rfactor": _rfactor,
     "pad": _pad,
     "reciprocal": lambda r, s: ((r.stage(s),), {}),
+    "project": _plain,
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
     "store_at": _store_at,
+    "permute": lambda r, s: ((r.local(s), tuple(r.rng.sample(range(2), 2))), {}),
     "storage_align": lambda r, s: ((r.local(s), r.rng.choice((8, 16, 17, 40))), {}),
     "fold": lambda r, s: ((r.local(s), r.rng.randrange(2), r.rng.choice((1, 2, 3, 4))), {}),
     "outline": _plain,
@@ -298,7 +300,7 @@ GPU: dict[str, Callable[[Steps, Schedule], Drawn]] = {
 
 #: What is drawn early and what late: a stage is placed before its loops are ordered.
 FAMILIES: tuple[tuple[str, ...], ...] = (
-    ("compute_inline", "rfactor", "reciprocal", "pad", "compute_at", "split"),
+    ("compute_inline", "rfactor", "reciprocal", "project", "pad", "compute_at", "split"),
     ("compute_at", "reverse_compute_at", "split", "tile", "reorder"),
     ("split", "tile", "reorder", "fuse", "skew", "jam", "interleave", "cache_write"),
     ("cache_read", "cache_read", "cache_write", "pack", "slide", "slide", "reverse_compute_at"),
@@ -312,6 +314,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "fold",
         "store_at",
         "set_scope",
+        "permute",
         "storage_align",
     ),
     ("vectorize", "vectorize", "parallel", "unroll", "outline", "prefetch", "store_nt", "annotate"),

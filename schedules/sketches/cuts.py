@@ -28,13 +28,13 @@ def cut(s: Schedule, stages: set[str], loops: Sequence[str], most: int, suffix: 
 
     most: statements past which nothing is cut.  suffix: of the names of the parts, with a number.
     """
-    tried: set[tuple[str, Affine]] = set()
+    tried: set[tuple[str, str, Affine]] = set()
     while sum(1 for _ in stores(s.nest.body)) <= most:
-        found = next((f for f in _points(s.nest.body, stages, loops, Context()) if f[1:] not in tried), None)
+        found = next((f for f in _points(s.nest.body, stages, loops, Context()) if f not in tried), None)
         if found is None:
             return s
         stage, loop, point = found
-        tried.add((loop, point))
+        tried.add(found)
         s = s.partition(stage, loop, str(point), suffix=f"{suffix}{len(tried)}")
     return s
 

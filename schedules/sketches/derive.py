@@ -111,6 +111,8 @@ def _hole(
 def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedule:
     """The schedule of a plan with chosen sizes."""
     s = Schedule(program).unchecked()
+    for stage, axis in plan.project:
+        s = s.project(stage, axis)
     for name in plan.inline:
         s = s.compute_inline(name)
     for name in plan.reciprocals:

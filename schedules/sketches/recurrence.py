@@ -16,6 +16,7 @@ from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
+from tensordsl.schedules.sketches.orientation import orient
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -37,6 +38,7 @@ def apply_recurrence(s: Schedule, group: Group, target: Target) -> Schedule:
         s = _store_inside(s, name)
     for name in names:
         s = _fold(s, name)
+    s = orient(s, set(names))
     s = _cut(s, set(names))
     return _vectorize(s, set(names), target)
 
@@ -88,13 +90,13 @@ def _fold(s: Schedule, name: str) -> Schedule:
 def _cut(s: Schedule, stages: set[str]) -> Schedule:
     """Cut ranges until no condition on the indices is left in the loops, the outermost range first."""
     count = 0
-    tried: set[tuple[str, Affine]] = set()
+    tried: set[tuple[str, str, Affine]] = set()
     while sum(1 for _ in stores(s.nest.body)) <= _MOST_STATEMENTS:
-        found = next((f for f in _changes(s.nest.body, stages, Context()) if f[1:] not in tried), None)
+        found = next((f for f in _changes(s.nest.body, stages, Context()) if f not in tried), None)
         if found is None:
             return s
         stage, loop, point = found
-        tried.add((loop, point))
+        tried.add(found)
         count += 1
         s = s.partition(stage, loop, str(point), suffix=f"p{count}")
     return s
