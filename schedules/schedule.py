@@ -44,6 +44,7 @@ FAMILIES = (
     "interleaving",
     "permuting",
     "projection",
+    "shearing",
 )
 
 

@@ -142,6 +142,10 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
         ("steady", lambda s: s.project("c", "t")),
         ("steady", lambda s: s.project("c", "i").project("c", "t").fold("y", 0, 1)),
     ],
+    "shear": [
+        ("fields", lambda s: s.shear("e", 1, 0, 2).shear("h", 1, 0, 1)),
+        ("scan", lambda s: s.shear("s", 1, 0, 1).fold("s", 0, 1)),
+    ],
     "permute": [
         ("chain", lambda s: s.permute("c", (1, 0)).cache_read("y", "c", "i", scope="stack")),
         ("fields", lambda s: s.fold("e", 0, 2).permute("e", (2, 0, 1))),
@@ -287,6 +291,12 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("steady", lambda s: s.project("y", "t"), "may change along t"),
         ("steady", lambda s: s.project("z", "i"), "its shape is the caller's"),
         ("steady", lambda s: s.split("y", "j", 2).project("c", "t"), "already ordered"),
+    ],
+    "shear": [
+        ("scan", lambda s: s.shear("s", 1, 1, 1), "two different ones of s's 2"),
+        ("scan", lambda s: s.shear("s", 1, 0, 0), "factor=0 is not a positive integer"),
+        ("scan", lambda s: s.fold("s", 0, 1).shear("s", 1, 0, 1), "folded or padded already"),
+        ("scan", lambda s: s.shear("x", 1, 0, 1), "the caller's memory"),
     ],
     "permute": [
         ("chain", lambda s: s.permute("q", (1, 0)), "there is no buffer 'q'"),

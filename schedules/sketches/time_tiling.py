@@ -28,7 +28,9 @@ from tensordsl.targets import Target
 #: Steps of time below which there is nothing to tile.
 _LEAST_STEPS = 4
 #: The share of the second-level cache for the rows of a tile.
-_SHARE = 0.9
+_SHARE = 0.6
+#: Rows that shearing may add, for each of the grid: memory that moves instead of a second slice.
+_MOST_GROWTH = 2
 #: Statements past which ranges are cut no further.
 _MOST_STATEMENTS = 96
 #: Steps that run together where each is a chain of dependent elements, the best first.
@@ -117,17 +119,15 @@ def stencil_of(program: Program, group: Group, target: Target) -> Stencil | None
 
 def default_tile(x: Stencil, target: Target) -> TimeTile | None:
     """The tile chosen without measuring; None: one step's grid stays in the cache anyway."""
-    slices = _slices(x, 1)
-    if slices is None:
-        return None
-    total = sum(slices.values()) * x.slab() * x.shape[0]
-    if x.steps < _LEAST_STEPS or x.shape[-1] < 4 * x.lanes:
+    store = storage_of(x, 1)
+    if store is None or x.steps < _LEAST_STEPS or x.shape[-1] < 4 * x.lanes:
         return None
     if x.carried:
         return TimeTile(_chains(x), 1 + _reach(x)) if len(x.fields) == 1 else None
-    if total <= target.caches[1]:
+    slices = sum(n + bool(store.shear) for n in store.slices.values())  # step by step, shearing is no use
+    if slices * x.slab() * x.shape[0] <= target.caches[1]:
         return None
-    rows = _ROWS if _shares_rows(x) else 1
+    rows = _ROWS if _shares_rows(x) and (len(x.shape) > 2 or not store.shear) else 1
     return TimeTile(_fitting(x, rows if len(x.shape) == 2 else 1, target), rows)
 
 
@@ -149,9 +149,10 @@ def _chains(x: Stencil) -> int:
 
 def _fitting(x: Stencil, block: int, target: Target) -> int:
     """Steps of a tile whose rows stay in the second-level cache, an even share of all steps."""
-    slices = _slices(x, block) or {}
+    store = storage_of(x, block)
+    assert store is not None
     reach = max((abs(d.offset[0]) for d in x.distances), default=0)
-    each = sum(slices.values()) * (block + reach) * x.slab()
+    each = sum(store.slices.values()) * (block + reach) * x.slab()
     most = max(2, int(_SHARE * target.caches[1] / each))
     tiles = -(-x.steps // min(most, x.steps))
     return -(-x.steps // tiles)
@@ -182,21 +183,25 @@ def row_choices(x: Stencil) -> list[int]:
 # ---------------------------------------------------------------- delays and storage
 
 
-def delays_of(x: Stencil, block: int, slices: dict[str, int]) -> tuple[int, ...] | None:
+def delays_of(x: Stencil, block: int, slices: dict[str, int], shear: int = 0) -> tuple[int, ...] | None:
     """How many blocks each field lags, or None where no delays allow so few slices of time.
 
     Blocks of ``block`` indices of the outermost axis, one further behind with each step.  A reader
-    comes after its source, and before its source is overwritten by the element some slices later.
+    comes after its source, and before its source is overwritten: by the element some slices later,
+    ``shear`` rows further down for each slice.
     """
     order = {f: k for k, f in enumerate(x.fields)}
     limits: list[tuple[str, str, int]] = []  # (a, b, w): delay of a >= delay of b + w
     for d in x.distances:
-        ahead, behind = (block - 1 + d.offset[0]) // block, d.offset[0] // block
+        ahead = (block - 1 + d.offset[0]) // block
+        behind = (d.offset[0] + shear * slices[d.source]) // block
         limits.append((d.reader, d.source, ahead - d.steps))
         later = slices[d.source] - d.steps
         if later < 0:
             return None
-        strict = later == 0 and order[d.reader] > order[d.source]
+        inner = next((o for o in d.offset[1:] if o), 0)  # within a row, places behind are overwritten already
+        beside = d.reader == d.source and d.steps > 0 and (inner < 0 or (inner > 0 and not x.carried))
+        strict = later == 0 and (order[d.reader] > order[d.source] or beside)
         limits.append((d.source, d.reader, -later - behind + strict))
     delay = dict.fromkeys(x.fields, 0)
     for _ in range(len(x.fields) + 1):
@@ -209,16 +214,31 @@ def delays_of(x: Stencil, block: int, slices: dict[str, int]) -> tuple[int, ...]
     return None
 
 
-def _slices(x: Stencil, block: int) -> dict[str, int] | None:
-    """As few slices of time as some delays allow."""
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """slices: of time that are stored, by field.  shear: rows by which each slice lies further up, so that
+    a step may overwrite the last one.  delays: blocks that each field lags."""
+
+    slices: dict[str, int]
+    shear: int
+    delays: tuple[int, ...]
+
+
+def storage_of(x: Stencil, block: int) -> Storage | None:
+    """As few slices of time as some delays allow, or None where none do."""
     least = {f: max([1, *(d.steps for d in x.distances if d.source == f)]) for f in x.fields}
-    found = {f: n + 1 for f, n in least.items()}
-    if delays_of(x, block, found) is None:
-        return None
+    more = {f: n + 1 for f, n in least.items()}
+    for shear in range(2 * max((abs(d.offset[0]) for d in x.distances), default=0) + 1 if block == 1 else 1):
+        if shear * x.steps * max(least.values()) > _MOST_GROWTH * x.shape[0]:
+            break
+        delays = delays_of(x, block, least, shear)
+        if delays is not None:
+            return Storage(least, shear, delays)
     for f in x.fields:
-        fewer = found | {f: least[f]}
-        found = fewer if delays_of(x, block, fewer) is not None else found
-    return found
+        fewer = more | {f: least[f]}
+        more = fewer if delays_of(x, block, fewer) is not None else more
+    delays = delays_of(x, block, more)
+    return None if delays is None else Storage(more, 0, delays)
 
 
 # ---------------------------------------------------------------- the schedule
@@ -227,12 +247,12 @@ def _slices(x: Stencil, block: int) -> dict[str, int] | None:
 def apply_time_tiling(s: Schedule, x: Stencil, tile: TimeTile) -> Schedule:
     """The schedule with a group tiled in time.  Raises ScheduleError where no delays of its fields allow it."""
     block = tile.rows if len(x.shape) == 2 or x.carried else 1
-    slices = _slices(x, block)
-    delays = None if slices is None else delays_of(x, block, slices)
-    if slices is None or delays is None:
+    store = storage_of(x, block)
+    if store is None:
         raise ScheduleError("no delays of the fields keep what a step needs")
     first, stages = x.fields[0], set(x.fields)
-    for name, count in slices.items():
+    for name, count in store.slices.items():
+        s = s.shear(name, 1, 0, store.shear) if store.shear else s
         s = s.fold(name, 0, count)
         if x.shape[-1] % x.lanes:
             s = s.storage_align(name, -(-x.shape[-1] // x.lanes) * x.lanes)
@@ -249,7 +269,7 @@ def apply_time_tiling(s: Schedule, x: Stencil, tile: TimeTile) -> Schedule:
             s = s.split(f, axes[f][0], block)
     blocks = f"{axes[first][0]}.o" if block > 1 else axes[first][0]
     if len(x.fields) > 1:
-        s = s.interleave(first, inner, delays)
+        s = s.interleave(first, inner, store.delays)
     s = s.skew(first, blocks, inner).reorder(first, blocks, inner)
     if x.carried:
         return _interleaved_steps(s, x, tile, blocks, inner)
