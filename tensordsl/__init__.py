@@ -31,6 +31,7 @@ _HOMES: dict[str, tuple[str, str]] = {
             "log",
             "log2",
             "max",
+            "clip",
             "maximum",
             "mean",
             "min",

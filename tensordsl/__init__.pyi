@@ -37,6 +37,7 @@ from tensordsl.functions import floor as floor
 from tensordsl.functions import log as log
 from tensordsl.functions import log2 as log2
 from tensordsl.functions import max as max
+from tensordsl.functions import clip as clip
 from tensordsl.functions import maximum as maximum
 from tensordsl.functions import mean as mean
 from tensordsl.functions import min as min

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl import dtypes
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Datum
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
 
@@ -373,7 +373,48 @@ def walk(e: Expr) -> Iterator[Expr]:
 
 
 def reads(e: Expr) -> list[Read]:
-    return [x for x in walk(e) if isinstance(x, Read)]
+    """Every read in an expression; what an index reads counts as well, before the read it is for."""
+    found: list[Read] = []
+    for x in walk(e):
+        if isinstance(x, Read):
+            found += data_reads(x.index, x.location)
+            found.append(x)
+        elif isinstance(x, Index):
+            found += data_reads((x.affine,))
+    return found
+
+
+def data_reads(indices: Iterable[Affine], location: Location | None = None) -> list[Read]:
+    """The reads that some index expressions contain."""
+    found: list[Read] = []
+    for i in indices:
+        for d in i.data():
+            inner = getattr(d.source, "value", None)  # an expression that is no tensor yet
+            found += reads(inner) if inner is not None else [Read(d.source, d.index, location)]
+    return found
+
+
+def map_sources(e: Expr, f: Callable[[Any], Any]) -> Expr:
+    """The expression with other tensors or buffers in its reads, those in indices included."""
+
+    def go(x: Expr) -> Expr | None:
+        if isinstance(x, Read):
+            return replace(x, source=f(x.source), index=map_index_sources(x.index, f))
+        if isinstance(x, Index) and any(True for _ in x.affine.data()):
+            [affine] = map_index_sources((x.affine,), f)
+            return Index(affine, x.dtype)
+        return None
+
+    return transform(e, go)
+
+
+def map_index_sources(indices: tuple[Affine, ...], f: Callable[[Any], Any]) -> tuple[Affine, ...]:
+    """Index expressions with other tensors or buffers."""
+
+    def datum(d: Datum) -> Affine:
+        return Affine(((replace(d, source=f(d.source)), 1),))
+
+    return tuple([i.map_data(datum) for i in indices])
 
 
 def free_names(e: Expr) -> frozenset[str]:
@@ -437,14 +478,24 @@ def substitute(e: Expr, env: Mapping[str, Affine], memo: dict[int, Expr] | None 
     return transform(e, f, memo) if env else e
 
 
-def conditions(e: Expr) -> tuple[Affine, ...] | None:
-    """A condition as a conjunction of ``affine >= 0``, or None where it is not one."""
+def facts(e: Expr) -> tuple[Affine, ...] | None:
+    """As `conditions`, also of integers that are read from memory."""
+    from tensordsl.data_index import affine_value
+
+    return conditions(e, affine_value)
+
+
+def conditions(e: Expr, read: Callable[[Expr], Affine | None] | None = None) -> tuple[Affine, ...] | None:
+    """A condition as a conjunction of ``affine >= 0``, or None where it is not one.
+
+    read: what makes an index expression of a side that is not one.
+    """
     if isinstance(e, Const):
         return () if e.value else (Affine((), -1),)
     if not isinstance(e, Op):
         return None
     if e.name == "and":
-        left, right = conditions(e.args[0]), conditions(e.args[1])
+        left, right = conditions(e.args[0], read), conditions(e.args[1], read)
         return None if left is None or right is None else left + right
     if e.name not in COMPARISONS or e.name == "ne":
         return None
@@ -455,7 +506,10 @@ def conditions(e: Expr) -> tuple[Affine, ...] | None:
         elif isinstance(arg, Const) and arg.dtype.kind in "iu":
             sides.append(Affine((), int(arg.value)))
         else:
-            return None
+            found = None if read is None or arg.dtype.kind not in "iu" else read(arg)
+            if found is None:
+                return None
+            sides.append(found)
     a, b = sides
     return {
         "ge": (a - b,),
@@ -480,7 +534,7 @@ def guarded_children(e: Expr, given: tuple[Affine, ...]) -> list[tuple[Expr, tup
     affine conditions, those (each ``>= 0``)."""
     if not (isinstance(e, Op) and e.name == "select"):
         return [(c, given) for c in children(e)]
-    known = conditions(e.args[0])
+    known = facts(e.args[0])
     holds = given + (known or ())
     # the negation of a single condition is affine as well
     fails = given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ())
@@ -501,7 +555,7 @@ def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
     """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
-        known, other = conditions(body.args[0]), body.args[2]
+        known, other = facts(body.args[0]), body.args[2]
         neutral = isinstance(other, Const) and other.value == reducer.identity(body.dtype).value
         if known is None or not neutral:
             break
@@ -509,17 +563,28 @@ def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A source of which only the name counts."""
+
+    name: str
+
+
 def structure(e: Expr) -> Hashable:
     """A key equal for expressions of equal structure (sources by name)."""
     memo: dict[int, Hashable] = {}
+
+    def named(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
+        return map_index_sources(index, lambda source: _Name(source.name))
+
     for x in walk(e):
         key: Any
         if isinstance(x, Const):
             key = ("const", repr(x.value), x.dtype.name)
         elif isinstance(x, Index):
-            key = ("index", x.affine)
+            key = ("index", named((x.affine,)))
         elif isinstance(x, Read):
-            key = ("read", x.source.name, x.index)
+            key = ("read", x.source.name, named(x.index))
         elif isinstance(x, Op):
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
         elif isinstance(x, Reduce):
