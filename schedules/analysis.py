@@ -63,7 +63,7 @@ def stride(r: Read, axis: str) -> int | None:
     """Elements between the reads of neighbouring values of an axis; None: not constant."""
     total = 0
     for i, step in zip(r.index, tensor_strides(r.source.shape)):
-        if any(axis in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
+        if any(axis in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
             return None
         total += i.coefficient(axis) * step
     return total

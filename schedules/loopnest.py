@@ -30,6 +30,7 @@ class Buffer:
     pitch: padded extent of the last dimension (0: none).
     fold: per dimension, the modulus its index is taken by (0: none), () for no fold at all.
     banks: buffer names, one per value of folded dimension 0, in place of one memory block.
+    values: what integer elements are known to lie in, both ends included.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Buffer:
     pitch: int = 0
     fold: tuple[int, ...] = ()
     banks: tuple[str, ...] = ()
+    values: tuple[int, int] | None = None
 
     def extents(self) -> tuple[int, ...]:
         """The physical extents, folds applied, pitch not."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tensordsl.schedules.loopnest import (
     CELL,
     Alloc,
@@ -22,7 +20,7 @@ from tensordsl import expr
 from tensordsl.affine import Affine, affines
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Axis, Expr, Read
+from tensordsl.expr import Axis
 from tensordsl.program import Program
 from tensordsl.tensor import Tensor
 
@@ -32,7 +30,7 @@ def lower(program: Program) -> LoopNest:
     outputs = {t.name for t in program.outputs}
     external = {t.name for t in program.inputs} | outputs
     buffers = {
-        t.name: Buffer(t.name, t.shape, t.dtype, "external" if t.name in external else "workspace")
+        t.name: Buffer(t.name, t.shape, t.dtype, "external" if t.name in external else "workspace", values=t.values)
         for t in (*program.inputs, *program.tensors)
     }
     for output, source in program.inplace.items():  # one memory; the program is checked to allow it
@@ -93,17 +91,18 @@ def _ascending(t: Tensor, buffers: dict[str, Buffer], around: tuple[str, ...]) -
     target = _own(t.name, t, buffers)
     index = tuple(Affine.of(a.name) for a in d.axes)
 
-    def link(e: Expr) -> Expr | None:
-        return replace(e, source=_own(e.source.name, t, buffers)) if isinstance(e, Read) else None
+    def own(source: expr.Source) -> Buffer:
+        return _own(source.name, t, buffers)
 
-    value = expr.transform(d.body, link)
+    value = expr.map_sources(d.body, own)
     if d.reducer is None:
         body: Stmt = Store(target, index, value, Instance("compute", t.name, index))
     else:
         points = tuple(Affine.of(a.name) for a in d.reduce_axes)
         update = Store(target, index, value, Instance("update", t.name, index, points), d.reducer.combine)
         init = Store(target, index, d.reducer.identity(t.dtype), Instance("init", t.name, index))
-        body = seq(init, _loops(d.reduce_axes, update, expr.terms_where(d.body, d.reducer)))
+        where = expr.map_index_sources(expr.terms_where(d.body, d.reducer), own)
+        body = seq(init, _loops(d.reduce_axes, update, where))
     return _loops(tuple(a for a in d.loop_axes if a.name not in around), body)
 
 

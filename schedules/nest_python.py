@@ -25,7 +25,7 @@ from tensordsl.schedules.loopnest import (
 from tensordsl.schedules.nest_text import nest_text
 from tensordsl.schedules.scalar_python import ScalarCode, convert, operation, pending, wrap
 
-from tensordsl.affine import Affine, Interval, interval
+from tensordsl.affine import Affine, Datum, Interval, interval
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Read
 
@@ -256,12 +256,26 @@ class NestCode:
                 name = self.names.get(atom)
                 if name is None:
                     raise ScheduleError(f"{atom!r} is used outside its loop", context=self.nest, legal=self.loops)
+            elif isinstance(atom, Datum):
+                name = self.datum(atom)
             else:
                 name = f"(({self.affine(atom.argument)}) {'//' if atom.kind == 'div' else '%'} {atom.by})"
             parts.append(name if c == 1 else f"{c} * {name}")
         if a.const or not parts:
             parts.append(str(a.const))
         return " + ".join(parts)
+
+    def datum(self, d: Datum) -> str:
+        """An integer read in an index.  The memory it is in belongs to no lane and no bank."""
+        where = self.storage.get(d.source.name)
+        if where is None or len(where.lists) != 1 or where.lane_cells:
+            raise ScheduleError(f"index {d} is not in plain memory", context=self.nest)
+        address, step = Affine(), 1
+        folds = d.source.fold + (0,) * (len(d.index) - len(d.source.fold))
+        for i, extent, fold in zip(reversed(d.index), reversed(d.source.extents()), reversed(folds)):
+            address = address + (i % fold if fold else i) * step
+            step *= extent
+        return f"known({where.lists[0]}, {self.affine(address)})"
 
     def conditions(self, s: If) -> str:
         return " and ".join(f"{self.affine(c)} >= 0" for c in s.conditions) or "True"

@@ -186,17 +186,25 @@ class Affine:
                     yield from i.data()
                 yield atom
 
-    def map_data(self, f: Callable[[Datum], Affine]) -> Affine:
-        """With every `Datum` replaced; ``f`` sees it with its own index done."""
+    def outer_data(self) -> Iterator[Datum]:
+        """The numbers read from memory that are in no index of another one."""
+        for atom, _ in self.terms:
+            if isinstance(atom, Quasi):
+                yield from atom.argument.outer_data()
+            elif isinstance(atom, Datum):
+                yield atom
+
+    def map_data(self, f: Callable[[Datum], Affine], *, outer: bool = False) -> Affine:
+        """With every `Datum` replaced; ``f`` sees it with its own index done, or as it is (outer)."""
         if not any(not isinstance(atom, str) for atom, _ in self.terms):
             return self
         total = Affine((), self.const)
         for atom, coefficient in self.terms:
             if isinstance(atom, Quasi):
-                inner = atom.argument.map_data(f)
+                inner = atom.argument.map_data(f, outer=outer)
                 part = inner // atom.by if atom.kind == "div" else inner % atom.by
             elif isinstance(atom, Datum):
-                part = f(replace(atom, index=tuple([i.map_data(f) for i in atom.index])))
+                part = f(atom if outer else replace(atom, index=tuple([i.map_data(f) for i in atom.index])))
             else:
                 part = Affine(((atom, 1),))
             total = total + part * coefficient
