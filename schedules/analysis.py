@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tensordsl import expr
 from tensordsl.affine import Affine
-from tensordsl.expr import Expr, Op, Read
+from tensordsl.data_index import affine_value
+from tensordsl.expr import Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 
@@ -170,6 +172,8 @@ def inlinable(program: Program) -> str | None:
             continue
         if any(r.source.name in overwritten for r in d.reads):
             continue
+        if affine_value(d.body) is None and read_in_index(program, t.name):
+            continue
         readers = program.consumers(t.name)
         sites = [r for c in readers for r in definition_of(c).reads if r.source.name == t.name]
         work = cost(d.body)
@@ -185,6 +189,19 @@ def inlinable(program: Program) -> str | None:
         if again <= 1 and len({s.index for s in sites}) == 1 and len(readers) == 1:
             return t.name
     return None
+
+
+def read_in_index(program: Program, name: str) -> bool:
+    """Is an element of a tensor used as an index?"""
+    return any(x.source.name == name for t in program.tensors for i in _indices(definition_of(t)) for x in i.data())
+
+
+def _indices(d: Definition) -> Iterator[Affine]:
+    for e in expr.walk(d.body):
+        if isinstance(e, Read):
+            yield from e.index
+        elif isinstance(e, Index):
+            yield e.affine
 
 
 def affine_names(indices: tuple[Affine, ...]) -> set[str]:

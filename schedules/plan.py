@@ -239,8 +239,7 @@ def _placements(
         root = place.consumer
         root_of[t.name], depth[t.name] = root, place.depth
         outer = [a.name for a in definition_of(program[root]).axes][: place.depth]
-        site = next(r for c in readers for r in definition_of(c).reads if r.source.name == t.name)
-        reader = next(c for c in readers if any(r is site for r in definition_of(c).reads))
+        reader, site = next((c, r) for c in readers for r in definition_of(c).reads if r.source.name == t.name)
         dims = {k: shared[reader.name][a] for a, k in identity_dims(site).items() if a in shared[reader.name]}
         shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
         result.append(place)

@@ -28,6 +28,7 @@ from tensordsl.expr import Expr as Expr
 from tensordsl.functions import abs as abs
 from tensordsl.functions import cast as cast
 from tensordsl.functions import ceil as ceil
+from tensordsl.functions import clip as clip
 from tensordsl.functions import cos as cos
 from tensordsl.functions import equal as equal
 from tensordsl.functions import erf as erf
@@ -37,7 +38,6 @@ from tensordsl.functions import floor as floor
 from tensordsl.functions import log as log
 from tensordsl.functions import log2 as log2
 from tensordsl.functions import max as max
-from tensordsl.functions import clip as clip
 from tensordsl.functions import maximum as maximum
 from tensordsl.functions import mean as mean
 from tensordsl.functions import min as min

@@ -24,7 +24,6 @@ class Quasi:
         text = str(self.argument)
         return f"{text if text.isidentifier() else f'({text})'} {'//' if self.kind == 'div' else '%'} {self.by}"
 
-
     def names(self) -> frozenset[str]:
         return self.argument.names()
 
@@ -312,7 +311,9 @@ def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
     return low, high
 
 
-def without_data(expressions: Iterable[Affine], ranges: Mapping[str, Interval]) -> tuple[list[Affine], dict[str, Interval]]:
+def without_data(
+    expressions: Iterable[Affine], ranges: Mapping[str, Interval]
+) -> tuple[list[Affine], dict[str, Interval]]:
     """The expressions with each `Datum` as a variable named like its text, and the ranges of all variables."""
     known = dict(ranges)
 

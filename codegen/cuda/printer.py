@@ -38,6 +38,7 @@ from tensordsl.schedules.loopnest import (
     Store,
     Sync,
     buffers,
+    index_data,
     items,
     substitute,
     walk,
@@ -94,6 +95,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
+    for d in index_data(nest.body):
+        raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
     return _Printer(distinct(nest), target, symbol or nest.name).source()
 
 

@@ -94,9 +94,7 @@ def _comparison_of_cases(e: Op, k: int, choice: Op, dims: Dims, domain: isl.Set)
 class Matcher:
     """Compares definitions with stored values over the instances of one store."""
 
-    def __init__(
-        self, dims: Dims, identified: Mapping[str, Datum] | None = None, fixed: Container[str] = ()
-    ) -> None:
+    def __init__(self, dims: Dims, identified: Mapping[str, Datum] | None = None, fixed: Container[str] = ()) -> None:
         """identified: numbers that the definition reads (texts) -> where the nest reads them, in ``dims``.
         fixed: buffers that the nest never writes."""
         self.dims, self.fixed = dims, fixed
@@ -173,7 +171,6 @@ class Matcher:
             return [given] * len(n.args)
         found = [facts for _, facts in expr.guarded_children(n, given)]
         return [tuple(f for f in facts if any(True for _ in f.data())) for facts in found]
-
 
     def paired(
         self, wanted: tuple[Affine, ...], found: tuple[Affine, ...], domain: isl.Set, given: Facts

@@ -415,7 +415,9 @@ class _StoreEvents:
         for n in needs.values():
             e = n.element
             instances = self.dims, n.domain
-            self.read(n.cell, e.source.name, e.index, Role.NEEDS_COMPLETE, instances, given=n.given, location=e.location)
+            self.read(
+                n.cell, e.source.name, e.index, Role.NEEDS_COMPLETE, instances, given=n.given, location=e.location
+            )
 
     def read(
         self, cell: Read, tensor: str, index: tuple[Affine, ...], role: Role,

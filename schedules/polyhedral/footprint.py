@@ -68,6 +68,7 @@ class Footprint:
 
     def __init__(self, index: Sequence[Affine], axes: Sequence[str]) -> None:
         self.axes = tuple(axes)
+        index = [_scattered(i) for i in index]
         position = {name: n for n, name in enumerate(self.axes)}
         rows = [r for r in (_row(e, position) for e in index) if r.linear or r.rest.terms]
         self.groups = tuple(_groups(rows))
@@ -109,6 +110,11 @@ class Footprint:
             values = np.array([_counted(g, tuple(row))[0] for row in different.tolist()], np.int64)
             total = total * values[back.reshape(mine.shape[:-1])]
         return np.where((table < 1).any(axis=-1), 0, total) if len(self.axes) else total
+
+
+def _scattered(e: Affine) -> Affine:
+    """A number from memory counts as if it were another one at every place it is read from."""
+    return e.map_data(lambda d: sum(d.index, Affine()))
 
 
 def _row(e: Affine, position: Mapping[str, int]) -> _Row:
