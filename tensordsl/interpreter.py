@@ -66,19 +66,19 @@ def checked(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
             raise ProgramError(f"{program.name}: input {t} got an array of shape {list(array.shape)}")
         if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not t.dtype.is_float):
             raise ProgramError(f"{program.name}: input {t} got an array of {array.dtype}")
-        _check_values(program, t, array)
+        check_values(program.name, t, array)
         arrays[t.name] = array
     return arrays
 
 
-def _check_values(program: Program, t: Tensor, array: Array) -> None:
-    """The elements of an input lie where the program says they do."""
+def check_values(name: str, t: Tensor, array: Array) -> None:
+    """Raises ProgramError where the elements of an input do not lie where the program ``name`` says."""
     if not t.stated or t.values is None:
         return
     outside = np.argwhere((array < t.values[0]) | (array > t.values[1]))
     if len(outside):
         at = tuple(int(i) for i in outside[0])
         raise ProgramError(
-            f"{program.name}: input {t} holds a value outside its range",
+            f"{name}: input {t} holds a value outside its range",
             counterexample=f"{t.name}[{', '.join(map(str, at))}] = {array[at]}",
         )
