@@ -128,9 +128,12 @@ def register_tile(t: Tensor) -> Tile | None:
     ]  # fmt: skip
     if strided and not _reused(d, strided):
         return None  # a row reduction: the reduction axis itself is the one to vectorise
+    ragged = decided_by_data(d)
+    if vector in ragged:
+        return None
     rows = [
         a.name for a in d.axes[:-1]
-        if a.extent > 1 and any(not depends(r, a.name) for r in streams)
+        if a.extent > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
         and all(stride(r, a.name) is not None for r in reads)
         and any(depends(r, a.name) for r in reads)
     ]  # fmt: skip
@@ -188,6 +191,28 @@ def inlinable(program: Program) -> str | None:
             return t.name
         if again <= 1 and len({s.index for s in sites}) == 1 and len(readers) == 1:
             return t.name
+    return None
+
+
+def decided_by_data(d: Definition) -> frozenset[str]:
+    """The axes of a reduction that occur in conditions on numbers read from memory."""
+    if d.reducer is None:
+        return frozenset()
+    conditions = expr.terms_where(d.body, d.reducer)
+    return frozenset[str]().union(*(c.names() for c in conditions if any(True for _ in c.data())))
+
+
+def destination(t: Tensor) -> tuple[str, Affine] | None:
+    """The axis of a reduction that its terms determine, and the index read from memory that it equals."""
+    d = definition_of(t)
+    if d.reducer is None or d.order:
+        return None
+    conditions = expr.terms_where(d.body, d.reducer)
+    for a in reversed(d.axes):
+        for c in conditions:
+            index = c + Affine.of(a.name)
+            if c.coefficient(a.name) == -1 and -c in conditions and a.name not in index.names():
+                return (a.name, index) if any(True for _ in index.data()) else None
     return None
 
 

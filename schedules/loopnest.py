@@ -357,7 +357,7 @@ def map_accesses(s: Stmt, f: expr.Access, stores: bool = True) -> Stmt:
                 value = expr.map_accesses(x.value, f)
                 i = x.instance
                 meaning = i.index, i.points
-                moved = t(i.index), t(i.points)
+                moved = (t(i.index), t(i.points)) if stores else meaning
                 if moved[0] is not meaning[0] or moved[1] is not meaning[1]:
                     i = replace(i, index=moved[0], points=moved[1])
                 old = x.buffer, x.index, x.value, x.instance

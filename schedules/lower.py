@@ -12,9 +12,11 @@ from tensordsl.schedules.loopnest import (
     LoopNest,
     Stmt,
     Store,
+    control_data,
     seq,
     substitute,
 )  # fmt: skip
+from tensordsl.schedules.simplify import simplify
 
 from tensordsl import expr
 from tensordsl.affine import Affine, affines
@@ -102,8 +104,10 @@ def _ascending(t: Tensor, buffers: dict[str, Buffer], around: tuple[str, ...]) -
         update = Store(target, index, value, Instance("update", t.name, index, points), d.reducer.combine)
         init = Store(target, index, d.reducer.identity(t.dtype), Instance("init", t.name, index))
         where = expr.map_index_sources(expr.terms_where(d.body, d.reducer), own)
-        body = seq(init, _loops(d.reduce_axes, update, where))
-    return _loops(tuple(a for a in d.loop_axes if a.name not in around), body)
+        body = seq(init, loops(d.reduce_axes, update, where))
+    nest = loops(tuple(a for a in d.loop_axes if a.name not in around), body)
+    # what is read from memory has a range, which decides bounds at once
+    return simplify(nest) if any(True for _ in control_data(nest)) else nest
 
 
 def _own(name: str, t: Tensor, buffers: dict[str, Buffer]) -> Buffer:
@@ -116,7 +120,7 @@ def _own(name: str, t: Tensor, buffers: dict[str, Buffer]) -> Buffer:
     return buffers[name]
 
 
-def _loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) -> Stmt:
+def loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) -> Stmt:
     """Loops over axes, cut to where some conditions (``>= 0``) hold: by bounds where they are solved for
     the loop's variable, else by a guard as far outside as possible."""
     for a in reversed(axes):

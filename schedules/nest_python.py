@@ -197,6 +197,25 @@ class NestCode:
             low, high = interval(i, self.ranges)
             if low is None or high is None or low < 0 or high >= extent:
                 self._check(f"not 0 <= {self.affine(i)} < {extent}", s, kind, "bounds", b, index, pad)
+        cells, at = self._cell(where, b, index)
+        names = b.banks or (b.name,)
+        written = any(n in self.written for n in names)
+        poisoned = any(n not in self.given for n in names)
+        if not at.isidentifier() and (not reads or written or poisoned):
+            name = self.fresh("k")
+            self.lines.append(f"{pad}{name} = {at}")
+            at = name
+        self._races(s, b, index, kind, where, cells, at, pad, written)
+        value = f"{cells}[{at}]"
+        if reads and poisoned:
+            name = self.fresh("r")
+            self.lines.append(f"{pad}{name} = {value}")
+            self._check(f"{name} is None", s, "read", "unwritten", b, index, pad)
+            value = name
+        return cells, at, value
+
+    def _cell(self, where: _Storage, b: Buffer, index: tuple[Affine, ...]) -> tuple[str, str]:
+        """The list and the address of a cell."""
         folds = b.fold + (0,) * (len(index) - len(b.fold))
         physical = [i % f if f else i for i, f in zip(index, folds)]
         cells = where.lists[0]
@@ -214,21 +233,7 @@ class NestCode:
             assert self.lane is not None
             number = f"({self.names[self.lane.loop.var]} - {self.lane.base}) // {self.lane.loop.step}"
             at = f"{at} + {where.lane_cells} * ({number})"
-        names = b.banks or (b.name,)
-        written = any(n in self.written for n in names)
-        poisoned = any(n not in self.given for n in names)
-        if not at.isidentifier() and (not reads or written or poisoned):
-            name = self.fresh("k")
-            self.lines.append(f"{pad}{name} = {at}")
-            at = name
-        self._races(s, b, index, kind, where, cells, at, pad, written)
-        value = f"{cells}[{at}]"
-        if reads and poisoned:
-            name = self.fresh("r")
-            self.lines.append(f"{pad}{name} = {value}")
-            self._check(f"{name} is None", s, "read", "unwritten", b, index, pad)
-            value = name
-        return cells, at, value
+        return cells, at
 
     def _races(
         self, s: Store, b: Buffer, index: tuple[Affine, ...], kind: Literal["read", "write"], where: _Storage,
@@ -266,16 +271,12 @@ class NestCode:
         return " + ".join(parts)
 
     def datum(self, d: Datum) -> str:
-        """An integer read in an index.  The memory it is in belongs to no lane and no bank."""
+        """An integer read in an index."""
         where = self.storage.get(d.source.name)
-        if where is None or len(where.lists) != 1 or where.lane_cells:
-            raise ScheduleError(f"index {d} is not in plain memory", context=self.nest)
-        address, step = Affine(), 1
-        folds = d.source.fold + (0,) * (len(d.index) - len(d.source.fold))
-        for i, extent, fold in zip(reversed(d.index), reversed(d.source.extents()), reversed(folds)):
-            address = address + (i % fold if fold else i) * step
-            step *= extent
-        return f"known({where.lists[0]}, {self.affine(address)})"
+        if where is None:
+            raise ScheduleError(f"index {d} is used outside the allocation of {d.source.name}", context=self.nest)
+        cells, at = self._cell(where, d.source, d.index)
+        return f"known({cells}, {at})"
 
     def conditions(self, s: If) -> str:
         return " and ".join(f"{self.affine(c)} >= 0" for c in s.conditions) or "True"

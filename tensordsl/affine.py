@@ -22,7 +22,9 @@ class Quasi:
 
     def __str__(self) -> str:
         text = str(self.argument)
-        return f"{text if text.isidentifier() else f'({text})'} {'//' if self.kind == 'div' else '%'} {self.by}"
+        alone = len(self.argument.terms) == 1 and self.argument.terms[0][1] == 1 and not self.argument.const
+        plain = alone and not isinstance(self.argument.terms[0][0], Quasi)
+        return f"{text if plain else f'({text})'} {'//' if self.kind == 'div' else '%'} {self.by}"
 
     def names(self) -> frozenset[str]:
         return self.argument.names()

@@ -575,6 +575,11 @@ def where(e: Reduce, holds: Expr) -> Reduce:
 
 def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
     """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
+    return conditional_term(body, reducer)[0]
+
+
+def conditional_term(body: Expr, reducer: Reducer) -> tuple[tuple[Affine, ...], Expr]:
+    """The conditions of `terms_where`, and the term where they hold."""
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
         known, other = facts(body.args[0]), body.args[2]
@@ -582,7 +587,7 @@ def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
         if known is None or not neutral:
             break
         found, body = found + known, body.args[1]
-    return found
+    return found, body
 
 
 @dataclass(frozen=True, slots=True)

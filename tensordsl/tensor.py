@@ -8,7 +8,7 @@ inside a larger expression becomes a tensor of its own, so a definition is alway
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union, overload
 
@@ -533,15 +533,15 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
             memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else rebuilt(e)
         return memo[id(e)]
 
-    placed: dict[tuple[int, tuple[Affine, ...]], Affine] = {}
+    placed: dict[Hashable, Affine] = {}
 
     def datum(d: Datum) -> Affine:
         """An index that is an expression becomes a tensor; one read of it stands for all uses."""
         if not isinstance(d.source, Pending):
             return Affine(((d, 1),))
-        key = (id(d.source), d.index)
+        e = go(d.source.at(d))
+        key = expr.structure(e), tuple(id(r.source) for r in expr.reads(e))
         if key not in placed:
-            e = go(d.source.at(d))
             used = expr.free_names(e) | {n for r in expr.reads(e) for i in r.index for n in i.names()}
             cyclic = any(r.source is m for r in expr.reads(e) for m in members)
             used |= {o.axis for o in order} if cyclic else set()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import Any
 
 import numpy as np
 import pytest
 from tensordsl.autotune.driver import kernel_of
+from tensordsl.codegen.c.printer import to_c
+from tensordsl.codegen.compile import compile_sources
+from tensordsl.codegen.runtime import Kernel
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
+from tensordsl.schedules.loopnest import LoopNest
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
 
@@ -16,6 +22,9 @@ import tensordsl as td
 from examples import sparse
 from tensordsl.interpreter import random_inputs
 from tensordsl.targets import target
+from tests.random_programs import small_integers
+from tests.random_schedules import Steps, apply
+from tests.validation_mutations import mutate
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 SIZES = {"V": 11, "D": 19, "N": 23, "T": 17, "B": 6, "M": 7, "K": 21, "H": 5, "W": 18, "Z": 29, "S": 4}
@@ -40,7 +49,7 @@ def inputs_of(program: td.Program, seed: int) -> Arrays:
 
 
 def rows(start: np.ndarray[Any, Any]) -> list[range]:
-    return [range(a, b) for a, b in zip(start[:-1], start[1:])]
+    return [range(a, b) for a, b in itertools.pairwise(start)]
 
 
 def bilinear(image: Any, row: Any, column: Any) -> Any:
@@ -121,3 +130,103 @@ def test_default_schedule(name: str, isa: str) -> None:
         expected = td.interpret(program, inputs)[output.name]
         assert np.array_equal(interpret(s.nest, inputs, lockstep=True)[output.name].shape, expected.shape)
         assert close(kernel(*inputs.values()), expected, td.error_bound(program, inputs)[output.name])
+
+
+def draws(program: td.Program, count: int) -> list[Arrays]:
+    """Small integers, so that every order of adding gives the same."""
+    return [small_integers(program, seed) for seed in range(count)]
+
+
+def runs_right(nest: LoopNest, program: td.Program, inputs: list[Arrays], **how: Any) -> bool:
+    try:
+        return all(
+            np.array_equal(interpret(nest, x, **how)[n], wanted, equal_nan=True)
+            for x in inputs
+            for n, wanted in td.interpret(program, x).items()
+        )
+    except td.ScheduleError:
+        return False
+
+
+#: Sizes for which the nest interpreter takes milliseconds.
+TINY = {"V": 4, "D": 5, "N": 6, "T": 7, "B": 3, "M": 3, "K": 4, "H": 3, "W": 4, "Z": 7, "S": 3}
+
+
+def tiny(name: str) -> td.Program:
+    operator = OPERATORS[name]
+    return operator.bind(**{d: TINY[d] for d in operator.dims})
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_random_schedules(name: str) -> None:
+    """Random steps, each proven: what is left computes the program, also in lockstep."""
+    program = tiny(name)
+    for seed in range(6):
+        s, draw = Schedule(program), Steps(random.Random(f"{name} {seed}"))
+        for k in range(10):
+            try:
+                s = apply(s, draw.draw(s, k / 10))
+            except td.ScheduleError:
+                continue
+        inputs = draws(program, 2)
+        assert runs_right(s.nest, program, inputs), f"{s.trace.to_python()}\n{s}"
+        assert runs_right(s.nest, program, inputs, lockstep=True, lanes=4), f"{s.trace.to_python()}\n{s}"
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_damaged_nest_is_refused(name: str) -> None:
+    """Whatever is proven after random damage is right on random data; most of it is refused."""
+    program = tiny(name)
+    rng = random.Random(name)
+    starts = [Schedule(program).nest, default_schedule(program, target("avx2")).nest]
+    refused = 0
+    inputs = draws(program, 8)
+    for _ in range(40):
+        damaged = mutate(rng.choice(starts), rng)
+        if find_violation(damaged) is not None:
+            refused += 1
+        else:
+            assert runs_right(damaged, program, inputs), damaged
+    assert refused > 10
+
+
+def test_a_promise_that_is_broken() -> None:
+    """A call whose index is outside its stated range is refused by both, and computes nothing."""
+    program = program_of("padded_embedding")
+    inputs = inputs_of(program, 0)
+    inputs["token"][3] = SIZES["V"]
+    text = r"input token: int32\[23\] in -1..10 holds a value outside its range\n.*\n.*token\[3\] = 11"
+    with pytest.raises(td.ProgramError, match=text):
+        td.interpret(program, inputs)
+    out = np.full((SIZES["N"], SIZES["D"]), 7, np.float32)
+    with pytest.raises(td.ProgramError, match=text):
+        td.compile(program)(*inputs.values(), out=out)
+    assert (out == 7).all()
+
+
+def test_equal_indices_are_read_once() -> None:
+    """The eight clamped coordinates of a bilinear sample are four numbers."""
+    assert sum("index" in t.name for t in program_of("bilinear").tensors) == 4
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("name", OPERATORS)
+def test_random_schedules_in_c(name: str) -> None:
+    """The C of random proven schedules gives the same, to the last bit on small integers."""
+    program, machine = tiny(name), target("native")
+    cases = []
+    for seed in range(12):
+        s, draw = Schedule(program), Steps(random.Random(f"C {name} {seed}"))
+        for k in range(10):
+            try:
+                s = apply(s, draw.draw(s, k / 10))
+            except td.ScheduleError:
+                continue
+        cases.append(s)
+    sources = [to_c(s.nest, machine, f"sparse_{n}") for n, s in enumerate(cases)]
+    for s, compiled in zip(cases, compile_sources(sources)):
+        assert not isinstance(compiled, td.BuildError), f"{compiled}\n{s.trace.to_python()}\n{s}"
+        kernel = Kernel(compiled, s.nest, s)
+        for inputs in draws(program, 3):
+            [(_, expected)] = td.interpret(program, inputs).items()
+            assert np.array_equal(kernel(*inputs.values()), expected), f"{s.trace.to_python()}\n{s}"

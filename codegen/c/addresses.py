@@ -11,7 +11,6 @@ from tensordsl.codegen.c.writer import LANE, PointerKey, Writer
 from tensordsl.schedules.loopnest import Buffer
 
 from tensordsl.affine import ZERO, Affine, Atom, Datum, Interval, Quasi, interval
-from tensordsl.errors import BuildError
 
 
 def affine_text(w: Writer, a: Affine) -> str:
@@ -63,8 +62,11 @@ def datum_text(w: Writer, d: Datum) -> str:
     """A number that is read from memory."""
     if d.source.name in w.scalars:
         return f"(int64_t){w.base(d.source.name)}"
-    if d.source.name in w.forms:
-        raise BuildError(f"{w.symbol}: index {d} is kept in a register", hint="set_scope it to stack")
+    form = w.forms.get(d.source.name)
+    if form is not None:
+        from tensordsl.codegen.c import registers  # which prints addresses as well
+
+        return f"(int64_t){registers.read(w, d.source, form, d.index, 0).text}"
     return f"(int64_t){element_text(*pointer(w, d.source, *linear(w, d.source, d.index)))}"
 
 

@@ -25,8 +25,7 @@ def narrowed(w: Writer, mask: Mask | None, lanes: int, conditions: tuple[Affine,
     kept = () if mask is None else mask.conditions
     excluded = () if mask is None else mask.excluded
     for c in conditions:
-        names = c.names()
-        if names <= {LANE}:
+        if _on_lane_alone(c):
             bits &= _literal(c, lanes)
         elif c not in kept:
             low, _ = value_range(w, c)
@@ -41,7 +40,7 @@ def without(mask: Mask | None, lanes: int, conditions: tuple[Affine, ...]) -> Ma
     bits = every(lanes) if mask is None else mask.bits
     old = () if mask is None else mask.conditions
     excluded = () if mask is None else mask.excluded
-    if all(c.names() <= {LANE} for c in conditions):
+    if all(map(_on_lane_alone, conditions)):
         held = every(lanes)
         for c in conditions:
             held &= _literal(c, lanes)
@@ -50,6 +49,10 @@ def without(mask: Mask | None, lanes: int, conditions: tuple[Affine, ...]) -> Ma
         excluded = (*excluded, conditions)
     result = Mask(bits, old, excluded)
     return None if result == Mask(every(lanes)) else result
+
+
+def _on_lane_alone(c: Affine) -> bool:
+    return c.names() <= {LANE} and not any(True for _ in c.data())
 
 
 def _literal(c: Affine, lanes: int) -> int:

@@ -4,7 +4,8 @@
 
 The function is ``int32_t SYMBOL(const td_call *call, parameters in order)``: arrays by pointer,
 rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 (bad call struct),
-4 (null pointer), 5 (an input holds a value outside its stated range), or what the caller's ``parallel_for`` returned where that is not 0.
+4 (null pointer), 5 (an input holds a value outside its stated range), or what the caller's
+``parallel_for`` returned where that is not 0.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class _StoreEvents:
     def __init__(self, walk: _Walk, s: Store, path: Path) -> None:
         i = s.instance
         conditions = len(path.data)
-        path = walk.reading((*s.index, *i.index), path, s)
+        path = walk.reading((*s.index, *i.index, *i.points), path, s)
         self.walk, self.s, self.path = walk, s, path
         self.conditional, self.scattered = path.data[:conditions], path.data[conditions:]
         self.found = walk.found
@@ -312,7 +312,7 @@ class _StoreEvents:
         assert d is not None and d.reducer is not None
         env = dict(zip([a.name for a in d.axes], self.s.instance.index))
         env.update(zip([a.name for a in d.reduce_axes], points))
-        return data_of([c.substitute(env) for c in expr.terms_where(d.body, d.reducer)])
+        return tuple([x.substitute(env) for x in data_of(expr.terms_where(d.body, d.reducer))])
 
     def identify(self, wanted: tuple[Datum, ...]) -> None:
         """Every number that decides whether the step runs, or where it stores, is one that the definition reads."""

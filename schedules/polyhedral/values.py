@@ -224,14 +224,17 @@ class _Scope:
             return
         names = tuple([f"{x.name}'" for x in definition.reduce_axes])
         env = dict(zip([x.name for x in (*definition.axes, *definition.reduce_axes)], (*a.index, *named(names))))
-        counted = [c.substitute(env) for c in expr.terms_where(definition.body, definition.reducer)]
-        read = data_of(counted)  # some number or other: named apart from those the nest reads
-        counted = [c.map_data(lambda d: Affine.of(f"{d}'")) for c in counted]
-        dims = (*a.dims, *names, *(f"{d}'" for d in read))
-        ranges = [b for d in read for b in (Affine.of(f"{d}'") - d.low, d.high - Affine.of(f"{d}'"))]
+        counted = expr.terms_where(definition.body, definition.reducer)
+        read = {str(d): f"{d}'" for d in data_of(counted)}  # some numbers or other, whatever the nest reads
+        ranges = [
+            b for d in data_of(counted) for b in (Affine.of(read[str(d)]) - d.low, d.high - Affine.of(read[str(d)]))
+        ]
+        counted = tuple([c.map_data(lambda d: Affine.of(read[str(d)]), outer=True).substitute(env) for c in counted])
+        names = (*names, *read.values())
+        dims = (*a.dims, *names)
         points = where((*box(names, [x.extent for x in definition.reduce_axes]), *ranges, *counted), dims)
-        domain = todo.add_dims(isl.dim_type.set, len(names) + len(read)).intersect(points)
-        wanted = named((*names, *(f"{d}'" for d in read)))
+        domain = todo.add_dims(isl.dim_type.set, len(names)).intersect(points)
+        wanted = named(names)
         self.last(replace(a, dims=dims, domain=domain, points=wanted), inits, self.mine(a), "point", _incomplete)
 
     def program_definition(self, name: str) -> Definition | None:

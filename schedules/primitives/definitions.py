@@ -125,7 +125,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     label = name or fresh(f"{stage}_rf", tensor_names(s.program))
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     return _replace_stage(s, stage, program, label)
 
 
@@ -175,7 +175,7 @@ def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     if multiple < 1:
         raise ScheduleError(f"multiple={multiple} is not a positive integer")
     program = padded(s.program, stage, axis, multiple)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     shape = program[stage].shape
     if shape == tensor.shape:
         return _replace_stage(s, stage, program)
@@ -226,7 +226,7 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     tensor = defined(s, stage)
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
 
 
@@ -308,7 +308,7 @@ def _require_acyclic(program: Program, stage: str) -> None:
             raise ScheduleError(f"{stage} belongs to a recurrence in order of {group.order}")
 
 
-def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
+def require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
     """The stage's loops stand by themselves as the definition wrote them, with nothing placed inside."""
     own: list[Stmt] = []
 
@@ -331,7 +331,15 @@ def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Sc
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
     known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}
-    new = seq(*[definition_nest(program[n], known) for n in (*added, stage)])
+    body = with_stage(s.nest.body, stage, seq(*[definition_nest(program[n], known) for n in (*added, stage)]))
+    for n in added:
+        element = tuple(Affine.of(f"@{d}") for d in range(len(fresh[n].shape)))
+        body = Alloc(known[n], body, n, element)
+    return s.with_nest(body, program)
+
+
+def with_stage(body: Stmt, stage: str, new: Stmt) -> Stmt:
+    """The nest with other loops in place of those of a stage."""
     placed = False
 
     def go(x: Stmt, path: Path) -> Stmt:
@@ -344,8 +352,4 @@ def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Sc
             return Seq(())
         return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
 
-    body = go(s.nest.body, ())
-    for n in added:
-        element = tuple(Affine.of(f"@{d}") for d in range(len(fresh[n].shape)))
-        body = Alloc(known[n], body, n, element)
-    return s.with_nest(body, program)
+    return go(body, ())
