@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine, Atom, Datum, Quasi
 from tensordsl.expr import Axis, Const, Expr, Index, Op, Read
 from tensordsl.program import Program
@@ -96,7 +96,7 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
         axes = tuple(Axis(n, a.extent) for n, a in zip(given[1:], (*d.axes, *d.reduce_axes)))
         axis = {a.name: new_axis.name for a, new_axis in zip((*d.axes, *d.reduce_axes), axes)}
 
-        linked = expr.map_sources(d.body, lambda source: fresh[source.name])
+        linked = accesses.map_sources(d.body, lambda source: fresh[source.name])
         body = expr.substitute(linked, {old: Affine.of(n) for old, n in axis.items()})
         count = len(d.axes)
         order = tuple(replace(o, axis=axis[o.axis]) for o in d.order)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine, AffineLike, Datum, affines
 from tensordsl.dtypes import DType
 from tensordsl.expr import Expr, Read
@@ -333,12 +333,12 @@ def map_values(s: Stmt, f: Callable[[Expr], Expr | None]) -> Stmt:
     return rewrite(s, store)
 
 
-def map_accesses(s: Stmt, f: expr.Access, stores: bool = True) -> Stmt:
+def map_accesses(s: Stmt, f: accesses.Access, stores: bool = True) -> Stmt:
     """Rebuild with some accesses elsewhere: reads, those in indices, bounds and conditions, and (stores) what
     is stored and prefetched.  f: buffer and index -> the new ones, or None to keep them."""
 
     def t(indices: tuple[Affine, ...]) -> tuple[Affine, ...]:
-        return expr.map_index_accesses(indices, f)
+        return accesses.map_index_accesses(indices, f)
 
     def go(x: Stmt) -> Stmt | None:
         new: Stmt = x
@@ -354,7 +354,7 @@ def map_accesses(s: Stmt, f: expr.Access, stores: bool = True) -> Stmt:
                 new = x if buffer is x.buffer and index is x.index else replace(x, buffer=buffer, index=index)
             case Store():
                 buffer, index = place(x)
-                value = expr.map_accesses(x.value, f)
+                value = accesses.map_accesses(x.value, f)
                 i = x.instance
                 meaning = i.index, i.points
                 moved = (t(i.index), t(i.points)) if stores else meaning

@@ -138,7 +138,7 @@ def _enumerate(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) 
                 inner = value(atom.argument)
                 total = total + coefficient * (inner // atom.by if atom.kind == "div" else inner % atom.by)
             else:
-                total = total + coefficient * axes[atom]
+                total = total + coefficient * axes[str(atom)]
         return total
 
     holds: Array = np.full((1,) * len(sides), True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl import dtypes
-from tensordsl.affine import Affine, Datum
+from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
 
@@ -135,6 +135,8 @@ class Expr:
         )
 
     def __str__(self) -> str:
+        from tensordsl.expression_text import text
+
         return text(self)
 
 
@@ -394,51 +396,6 @@ def data_reads(indices: Iterable[Affine], location: Location | None = None) -> l
     return found
 
 
-Access = Callable[[Any, tuple[Affine, ...]], "tuple[Any, tuple[Affine, ...]] | None"]
-
-
-def map_accesses(e: Expr, f: Access) -> Expr:
-    """The expression with some reads, those in indices included, from other places.
-
-    f: source and index (done already) -> the new ones, or None to keep them.
-    """
-
-    def go(x: Expr) -> Expr | None:
-        if isinstance(x, Read):
-            index = map_index_accesses(x.index, f)
-            new = f(x.source, index)
-            if new is not None:
-                return Read(new[0], new[1], x.location)
-            return None if index is x.index else replace(x, index=index)
-        if isinstance(x, Index):
-            [affine] = map_index_accesses((x.affine,), f)
-            return None if affine is x.affine else Index(affine, x.dtype)
-        return None
-
-    return transform(e, go)
-
-
-def map_index_accesses(indices: tuple[Affine, ...], f: Access) -> tuple[Affine, ...]:
-    """Index expressions with some of the numbers that they read from other places."""
-
-    def datum(d: Datum) -> Affine:
-        new = f(d.source, d.index)
-        return Affine(((d if new is None else replace(d, source=new[0], index=new[1]), 1),))
-
-    found = tuple([i.map_data(datum) for i in indices])
-    return indices if all(a is b for a, b in zip(found, indices)) else found
-
-
-def map_sources(e: Expr, f: Callable[[Any], Any]) -> Expr:
-    """The expression with other tensors or buffers in its reads, those in indices included."""
-    return map_accesses(e, lambda source, index: (f(source), index))
-
-
-def map_index_sources(indices: tuple[Affine, ...], f: Callable[[Any], Any]) -> tuple[Affine, ...]:
-    """Index expressions with other tensors or buffers."""
-    return map_index_accesses(indices, lambda source, index: (f(source), index))
-
-
 def free_names(e: Expr) -> frozenset[str]:
     """The index variables an expression depends on; those a reduction binds are not free."""
     memo: dict[int, frozenset[str]] = {}
@@ -529,7 +486,7 @@ def conditions(e: Expr, read: Callable[[Expr], Affine | None] | None = None) -> 
             sides.append(Affine((), int(arg.value)))
         else:
             found = None if read is None or arg.dtype.kind not in "iu" else read(arg)
-            if found is None:
+            if found is None or not any(True for _ in found.data()):
                 return None
             sides.append(found)
     a, b = sides
@@ -590,73 +547,22 @@ def conditional_term(body: Expr, reducer: Reducer) -> tuple[tuple[Affine, ...], 
     return found, body
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A source of which only the name counts."""
-
-    name: str
-
-
 def structure(e: Expr) -> Hashable:
     """A key equal for expressions of equal structure (sources by name)."""
+    from tensordsl.accesses import names_only
+
     memo: dict[int, Hashable] = {}
-
-    def named(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
-        return map_index_sources(index, lambda source: _Name(source.name))
-
     for x in walk(e):
         key: Any
         if isinstance(x, Const):
             key = ("const", repr(x.value), x.dtype.name)
         elif isinstance(x, Index):
-            key = ("index", named((x.affine,)))
+            key = ("index", names_only((x.affine,)))
         elif isinstance(x, Read):
-            key = ("read", x.source.name, named(x.index))
+            key = ("read", x.source.name, names_only(x.index))
         elif isinstance(x, Op):
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
         elif isinstance(x, Reduce):
             key = (x.reducer.name, x.axes, memo[id(x.body)])
         memo[id(x)] = key
     return memo[id(e)]
-
-
-_SYMBOL = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "pow": "**",
-    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|",
-}  # fmt: skip
-_LEVEL = {"or": 1, "and": 2, "add": 4, "sub": 4, "mul": 5, "div": 5, "floordiv": 5, "mod": 5, "pow": 7}
-
-
-def number_text(value: Number) -> str:
-    """The shortest text that means this number."""
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or value != value or float(short) == value else repr(value)
-
-
-def text(e: Expr) -> str:
-    """Readable infix text, as a user would write it."""
-
-    def go(x: Expr, outer: int) -> str:
-        if isinstance(x, Const):
-            return number_text(x.value)
-        if isinstance(x, Index):
-            plain = len(x.affine.terms) + (x.affine.const != 0) <= 1
-            return str(x.affine) if plain or outer <= 4 else f"({x.affine})"
-        if isinstance(x, Read):
-            return f"{x.source.name}[{', '.join(map(str, x.index))}]" if x.index else x.source.name
-        if isinstance(x, Reduce):
-            axes = ", ".join(a.name for a in x.axes)
-            return f"{x.reducer.name}({go(x.body, 0)}, axis={axes})"
-        assert isinstance(x, Op)
-        if x.name in _SYMBOL:
-            level = _LEVEL.get(x.name, 3)
-            body = f"{go(x.args[0], level)} {_SYMBOL[x.name]} {go(x.args[1], level + 1)}"
-            return f"({body})" if level < outer else body
-        if x.name == "neg":
-            return f"-{go(x.args[0], 6)}"
-        if x.name == "not":
-            return f"~{go(x.args[0], 6)}"
-        args = ", ".join(go(a, 0) for a in x.args)
-        return f"cast({args}, {x.dtype})" if x.name == "cast" else f"{x.name}({args})"
-
-    return go(e, 0)

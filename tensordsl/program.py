@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tensordsl import causality, expr, hazards
+from tensordsl import accesses, causality, hazards
 from tensordsl.causality import Group
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr
@@ -80,7 +80,7 @@ class Program:
                 d = new.get(name, t.definition)
                 fresh[name] = copy = replace(t, definition=None)
                 if d is not None:
-                    copy.definition = replace(d, body=expr.map_sources(d.body, lambda source: get(source.name)))
+                    copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
         return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
@@ -132,7 +132,7 @@ def _normalise(
 
     for t in order:
         d = _definition(t)
-        copies[id(t)].definition = replace(d, body=expr.map_sources(d.body, lambda source: copies[id(source)]))
+        copies[id(t)].definition = replace(d, body=accesses.map_sources(d.body, lambda source: copies[id(source)]))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
 

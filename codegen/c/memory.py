@@ -148,9 +148,11 @@ def _each_lane(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place
 def _at_data(w: Writer, b: Buffer, address: Affine, place: Place) -> str | None:
     """Lanes at offsets that are the lanes of one number read from memory, or None."""
     varying = [(atom, k) for atom, k in address.terms if (atom == LANE or LANE in Affine(((atom, 1),)).names())]
-    if b.size() >= 1 << 31 or len(varying) != 1 or not isinstance(varying[0][0], Datum):
+    if b.size() >= 1 << 31 or len(varying) != 1:
         return None
-    [(d, k)] = varying
+    d, k = varying[0]
+    if not isinstance(d, Datum):
+        return None
     verb = "gather_at" if place.mask is None else "gather_at_masked"
     if (verb, vector_name(b.dtype, place.lanes)) not in w.target.instructions or d.source.name in w.forms:
         return None

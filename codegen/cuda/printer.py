@@ -551,7 +551,9 @@ def _multiple(a: Affine, c: Context) -> int:
             f = next((x for x in reversed(c.loops) if x.var == atom), None)
             unit = gcd(f.step, _multiple(f.lo[0], c)) if f is not None and f.step > 1 and len(f.lo) == 1 else 1
         else:
-            unit = gcd(atom.by, _multiple(atom.argument, c)) if atom.kind == "mod" else 1
+            unit = 1
+            if isinstance(atom, Quasi) and atom.kind == "mod":
+                unit = gcd(atom.by, _multiple(atom.argument, c))
         result = gcd(result, k * unit)
     return result
 

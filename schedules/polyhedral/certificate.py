@@ -16,7 +16,7 @@ from tensordsl.schedules.lower import lower
 from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.isl_build import Undecided, operations
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import RecordError
 from tensordsl.program import Program
@@ -95,7 +95,7 @@ def structure(program: Program) -> Hashable:
         assert d is not None
         axes = d.axes + d.reduce_axes
         env = {a.name: Affine.of(f"a{n}") for n, a in enumerate(axes)}
-        body = expr.map_sources(expr.substitute(d.body, env), lambda source: _renamed(source, names))
+        body = accesses.map_sources(expr.substitute(d.body, env), lambda source: _renamed(source, names))
         number = {a.name: n for n, a in enumerate(axes)}
         causal = tuple([(number[o.axis], o.descending) for o in d.order])
         sizes = tuple([a.extent for a in axes])

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tensordsl.affine import Affine, Atom, Quasi, interval
+from tensordsl.affine import Affine, Atom, Datum, Quasi, interval
+from tensordsl.errors import InternalError
 
 #: Points enumerated at most for one group of rows; beyond it the count is an upper bound.
 ENUMERATED = 1 << 18
@@ -123,6 +124,8 @@ def _row(e: Affine, position: Mapping[str, int]) -> _Row:
     for atom, coefficient in e.terms:
         if isinstance(atom, str):
             terms: tuple[tuple[Atom, int], ...] = ((str(position[atom]), 1),) if atom in position else ()
+        elif isinstance(atom, Datum):
+            raise InternalError(f"{atom} in a footprint")  # replaced before
         else:
             here = {n: Affine.of(str(position[n])) if n in position else Affine() for n in atom.argument.names()}
             terms = _quasi(atom, here).terms
@@ -222,7 +225,7 @@ def _evaluate(e: Affine, values: Mapping[str, Counts]) -> Counts:
     for atom, c in e.terms:
         if isinstance(atom, str):
             total = total + c * values[atom]
-        else:
+        elif isinstance(atom, Quasi):
             inner = _evaluate(atom.argument, values)
             total = total + c * (inner // atom.by if atom.kind == "div" else inner % atom.by)
     return np.asarray(total, np.int64)

@@ -27,7 +27,7 @@ from tensordsl.schedules.primitives.storage import replace_buffer
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine, Datum
 from tensordsl.data_index import affine_value
 from tensordsl.errors import ScheduleError
@@ -63,7 +63,7 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     body = without_alloc(without_stage(s.nest.body, stage), stage)
     if any(x.source is old for x in control_data(body)):
         raise ScheduleError(f"elements of {stage} decide which iterations run", hint="compute_at it instead")
-    value = expr.map_sources(d.body, lambda source: known[source.name])
+    value = accesses.map_sources(d.body, lambda source: known[source.name])
     return s.with_nest(map_values(body, _Inline(old, d, value)), program)
 
 

@@ -10,7 +10,7 @@ from tensordsl.schedules.primitives.definitions import require_unplaced, with_st
 from tensordsl.schedules.primitives.placement import defined
 from tensordsl.schedules.schedule import Schedule, primitive
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine, interval
 from tensordsl.errors import ScheduleError
 from tensordsl.tensor import Definition, Tensor
@@ -54,9 +54,9 @@ def scattered(t: Tensor, found: tuple[str, Affine], s: Schedule) -> Stmt:
     left = tuple(dict.fromkeys(c for c in where if c.terms))
 
     def link(indices: tuple[Affine, ...]) -> tuple[Affine, ...]:
-        return expr.map_index_sources(indices, lambda source: known[source.name])
+        return accesses.map_index_sources(indices, lambda source: known[source.name])
 
-    value = expr.map_sources(expr.substitute(term, at), lambda source: known[source.name])
+    value = accesses.map_sources(expr.substitute(term, at), lambda source: known[source.name])
     points = tuple([Affine.of(a.name) for a in d.reduce_axes])
     target = known[t.name]
     update = Store(target, link(cell), value, Instance("update", t.name, link(cell), points), d.reducer.combine)
