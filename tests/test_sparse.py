@@ -230,3 +230,42 @@ def test_random_schedules_in_c(name: str) -> None:
         for inputs in draws(program, 3):
             [(_, expected)] = td.interpret(program, inputs).items()
             assert np.array_equal(kernel(*inputs.values()), expected), f"{s.trace.to_python()}\n{s}"
+
+
+ARRAY_NOTATION: dict[str, Any] = {
+    "first": lambda x, i, j, k: x[i],
+    "two": lambda x, i, j, k: x[i, j],
+    "inner": lambda x, i, j, k: x[:, j],
+    "last": lambda x, i, j, k: x[..., k],
+    "beside slices": lambda x, i, j, k: x[1:3, :, k],
+    "new dimension": lambda x, i, j, k: x[None, :, j],
+    "beside steps": lambda x, i, j, k: x[i, j, ::2],
+}
+
+
+@pytest.mark.parametrize("name", ARRAY_NOTATION)
+def test_tensors_as_indices(name: str) -> None:
+    """As numpy's, where they stand beside each other."""
+    rng = np.random.default_rng(0)
+    x = td.placeholder((4, 5, 6), name="x")
+    i = td.placeholder((3, 2), "int32", name="i", values=range(4))
+    j, k = td.placeholder((2,), "int64", name="j", values=range(5)), td.placeholder((7,), "uint8", name="k")
+    y = ARRAY_NOTATION[name](x, i, j, td.clip(k, 0, 5))
+    program = td.Program([x, i, j, k], [y])
+    inputs = random_inputs(program, rng)
+    picked = ARRAY_NOTATION[name](inputs["x"], inputs["i"], inputs["j"], np.clip(inputs["k"], 0, 5))
+    [found] = td.interpret(program, inputs).values()
+    assert np.array_equal(found, picked)
+    assert find_violation(default_schedule(program, target("avx2")).nest) is None
+
+
+def test_take_along_axis() -> None:
+    x = td.placeholder((4, 5), name="x")
+    index = td.placeholder((4, 3), "int32", name="index", values=range(5))
+    along = td.placeholder((2, 5), "int32", name="along", values=range(4))
+    outputs = [td.take_along_axis(x, index, -1), td.take_along_axis(x, along, 0)]
+    program = td.Program([x, index, along], outputs)
+    inputs = random_inputs(program, np.random.default_rng(0))
+    first, second = td.interpret(program, inputs).values()
+    assert np.array_equal(first, np.take_along_axis(inputs["x"], inputs["index"], -1))
+    assert np.array_equal(second, np.take_along_axis(inputs["x"], inputs["along"], 0))
