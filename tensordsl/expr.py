@@ -181,6 +181,11 @@ class Reducer:
     name: str
     combine: str
 
+    @property
+    def key(self) -> str:
+        """A text equal for reducers of equal structure."""
+        return self.name
+
     def identity(self, t: DType) -> Const:
         if self.name == "sum":
             return Const(0.0 if t.is_float else 0, t)
@@ -192,6 +197,58 @@ class Reducer:
         least = -(1 << (t.bits - 1)) if signed else 0
         greatest = (1 << (t.bits - 1)) - 1 if signed else 1 if t.kind == "b" else (1 << t.bits) - 1
         return Const(least if self.name == "max" else greatest, t)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a combination reads: the state on one of its sides, without a place in memory."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Combination:
+    """How two states become one: ``value`` reads the states ``left`` and ``right``.
+
+    name: what a user calls it; it has no meaning.
+    """
+
+    name: str
+    left: Slot
+    right: Slot
+    value: Expr
+
+    def of(self, left: Expr, right: Expr) -> Expr:
+        """The combination of two states."""
+        sides = {id(self.left): left, id(self.right): right}
+        return transform(self.value, lambda e: sides.get(id(e.source)) if isinstance(e, Read) else None)
+
+
+#: How a reduction combines: an operation by its name, or a combination of states.
+Combine = Union[str, Combination]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Monoid:
+    """A reducer defined by a user: an associative combination with its identity (see reducer.py).
+
+    commutative: may the terms be taken in any order?
+    """
+
+    name: str
+    combine: Combination
+    unit: Expr
+    commutative: bool = True
+
+    def identity(self, t: DType) -> Expr:
+        return self.unit
+
+    @property
+    def key(self) -> str:
+        """A text equal for monoids of equal structure."""
+        return repr((structure(self.combine.value), structure(self.unit), self.commutative))
 
 
 REDUCERS = {
@@ -211,7 +268,7 @@ class Axis:
 class Reduce(Expr):
     """``body`` combined over every point of ``axes``.  Only inside `compute`, which hoists it."""
 
-    reducer: Reducer
+    reducer: Reducer | Monoid
     axes: tuple[Axis, ...]
     body: Expr
     location: Location | None = None
@@ -343,6 +400,18 @@ def select(condition: ExprLike, then: ExprLike, otherwise: ExprLike) -> Expr:
     b = expression(otherwise, a.dtype)
     t = dtypes.promote(a.dtype, b.dtype)
     return Op("select", (c, cast(a, t), cast(b, t)), t)
+
+
+def pack(parts: Sequence[Expr]) -> Expr:
+    """Several values as one."""
+    return Op("tuple", tuple(parts), dtypes.tuple_type(tuple([p.dtype for p in parts])))
+
+
+def part(e: Expr, n: int) -> Expr:
+    """One component of a tuple of values; of a single value, the value."""
+    if not isinstance(e.dtype, dtypes.TupleType):
+        return e
+    return e.args[n] if isinstance(e, Op) and e.name == "tuple" else Op(f"part{n}", (e,), e.dtype.parts[n])
 
 
 # ---------------------------------------------------------------- traversal
@@ -497,16 +566,23 @@ def where(e: Reduce, holds: Expr) -> Reduce:
     return replace(e, body=select(holds, e.body, e.reducer.identity(e.dtype)))
 
 
-def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
+def terms_where(body: Expr, reducer: Reducer | Monoid) -> tuple[Affine, ...]:
     """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
         known, other = conditions(body.args[0]), body.args[2]
-        neutral = isinstance(other, Const) and other.value == reducer.identity(body.dtype).value
-        if known is None or not neutral:
+        if known is None or not is_identity(other, reducer):
             break
         found, body = found + known, body.args[1]
     return found
+
+
+def is_identity(e: Expr, reducer: Reducer | Monoid) -> bool:
+    """Is a term the identity of its reducer, as it is written?"""
+    unit = reducer.identity(e.dtype)
+    if isinstance(unit, Const):
+        return isinstance(e, Const) and e.value == unit.value
+    return structure(e) == structure(unit)
 
 
 def structure(e: Expr) -> Hashable:
@@ -523,7 +599,7 @@ def structure(e: Expr) -> Hashable:
         elif isinstance(x, Op):
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
         elif isinstance(x, Reduce):
-            key = (x.reducer.name, x.axes, memo[id(x.body)])
+            key = (x.reducer.key, x.axes, memo[id(x.body)])
         memo[id(x)] = key
     return memo[id(e)]
 

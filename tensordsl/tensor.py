@@ -17,7 +17,7 @@ from tensordsl.affine import Affine
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
-from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
+from tensordsl.expr import Axis, Expr, ExprLike, Index, Monoid, Op, Read, Reduce, Reducer
 
 __all__ = [
     "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
@@ -68,7 +68,7 @@ class Definition:
 
     axes: tuple[Axis, ...]
     body: Expr
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
 
@@ -362,20 +362,53 @@ def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     return ReduceAxis(Axis(name or default, extent(size)))
 
 
+@overload
 def compute(
     shape: Extent | Sequence[Extent],
     fn: Callable[..., ExprLike],
     name: str | None = None,
     *,
     order: OrderLike | None = None,
-) -> Tensor:
-    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``.
+) -> Tensor: ...
+@overload
+def compute(
+    shape: Extent | Sequence[Extent], fn: Callable[..., tuple[ExprLike, ...]], name: Sequence[str] | None = None
+) -> tuple[Tensor, ...]: ...
+def compute(
+    shape: Extent | Sequence[Extent],
+    fn: Callable[..., ExprLike | tuple[ExprLike, ...]],
+    name: str | Sequence[str] | None = None,
+    *,
+    order: OrderLike | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``; where that is a tuple, a tensor for each.
 
     shape: integers or names of bound dimensions.  The loops are named after the parameters of fn.
+    name: of the tensor, or one for each; several tensors share the reductions in them.
     """
     axes = _axes(fn, sizes(shape), 0)
-    body = expr.expression(fn(*[Index(Affine.of(a.name)) for a in axes]))
-    return define(axes, body, name, order=order)
+    found = fn(*[Index(Affine.of(a.name)) for a in axes])
+    if isinstance(found, tuple):
+        if isinstance(name, str) or (name is not None and len(name) != len(found)):
+            raise ProgramError(f"compute: {len(found)} expressions need as many names, got {name!r}")
+        if order is not None:
+            raise ProgramError("compute: several tensors in an order are td.recurrences")
+        return several(axes, [expr.expression(e) for e in found], name, name[0] if name else "t")
+    if name is not None and not isinstance(name, str):
+        raise ProgramError(f"compute: one expression has one name, got {name!r}")
+    return define(axes, expr.expression(found), name, order=order)
+
+
+def several(
+    axes: tuple[Axis, ...], bodies: Sequence[Expr], names: Sequence[str] | None, label: str
+) -> tuple[Tensor, ...]:
+    """A tensor for each of some expressions; a reduction that several of them use is computed once."""
+    together = Op("tuple", tuple(bodies), dtypes.tuple_type(tuple([b.dtype for b in bodies])))
+    hoisted = _hoist(together, axes, label, (), [])
+    return tuple(
+        define(axes, body, None if names is None else names[n], label=label)
+        for n, body in enumerate(expr.children(hoisted))
+    )
 
 
 def define(
@@ -462,7 +495,7 @@ def _define(
 
     members: the tensors of a recurrence in the making; hoisted ones that read them are added.
     """
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduced: tuple[Axis, ...] = ()
     if isinstance(body, Reduce):
         for a in body.axes:
