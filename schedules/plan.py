@@ -24,6 +24,7 @@ from tensordsl.schedules.locate import fresh
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.expr import Monoid
 from tensordsl.program import Program
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
@@ -96,6 +97,8 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         lanes = target.lanes(program[stage].dtype)
         program = factored(program, stage, axis, 2 * lanes, partial_name(written, stage))
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
+        for name, size in half_names(written, stage, lanes):
+            program = factored(program, stage, definition_of(program[stage]).reduce_axes[0].name, size, name)
     epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
     placements, shared = _placements(program, tiles, epilogues)
     placed = {p.stage for p in placements} | set(epilogues.values())
@@ -126,9 +129,22 @@ def lanes_name(program: Program, stage: str) -> str:
     return fresh(f"{stage}_lanes", tensor_names(program))
 
 
+def half_names(program: Program, stage: str, lanes: int) -> list[tuple[str, int]]:
+    """The stages that combine the lanes of one vector of states in pairs, with the states each leaves.
+
+    The machine's own steps over the lanes of a vector only know the reducers of the language.
+    """
+    if not isinstance(definition_of(program[stage]).reducer, Monoid):
+        return []
+    sizes = [lanes >> n for n in range(1, lanes.bit_length() - 1)]
+    return [(fresh(f"{stage}_lanes{size}", tensor_names(program)), size) for size in sizes]
+
+
 def _reduction_vector_axis(t: Tensor) -> str | None:
     """The reduction axis along which every read is contiguous or constant, or None."""
     d = definition_of(t)
+    if isinstance(d.reducer, Monoid) and not d.reducer.commutative:
+        return None  # the lanes would take far terms
     for a in reversed(d.reduce_axes):
         steps = [stride(r, a.name) for r in d.reads]
         if all(x in (0, 1) for x in steps) and 1 in steps:
