@@ -212,6 +212,7 @@ class _Counter:
             if isinstance(e, Op):
                 busy += add(e.name, term.level, term.used, self._fuses(e, terms))
         if s.op:
+            assert isinstance(s.op, str)  # combinations are written out
             fused = s.op == "add" and isinstance(s.value, Op) and s.value.name == "mul"
             every = frozenset(f.var for f, _ in scope.loops)
             busy += add(s.op, depth, every, fused and terms[id(s.value)].level == depth)

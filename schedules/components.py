@@ -111,7 +111,7 @@ def _shared(values: list[Expr]) -> tuple[list[Expr], list[tuple[Buffer, Expr]]]:
             users[id(x)] = users.get(id(x), 0) + 1
             order[id(x)] = x
     memo: dict[int, Expr] = {}
-    first = []
+    first: list[tuple[Buffer, Expr]] = []
     for i, x in order.items():
         if users[i] > 1 and isinstance(x, Op) and x.dtype.kind != "b" and not _divides(x):
             home = Buffer(f"shared.{len(first)}", (), x.dtype, "register")

@@ -19,8 +19,8 @@ from tensordsl.affine import Affine, Interval, Quasi, interval
 from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
 from tensordsl.causality import Group
 from tensordsl.contraction import contraction
-from tensordsl.errors import ProgramError
 from tensordsl.dtypes import DType, TupleType
+from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Monoid, Op, Read
 from tensordsl.program import Program
 from tensordsl.reduction import Accumulator

@@ -232,7 +232,7 @@ Combine = Union[str, Combination]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Monoid:
-    """A reducer defined by a user: an associative combination with its identity (see reducer.py).
+    """A reducer defined by a user: an associative combination with its identity (see monoids.py).
 
     commutative: may the terms be taken in any order?
     """

@@ -57,9 +57,7 @@ def combined(c: Combination, left: Value, right: Value, precision: Precision, ru
 class States:
     """The running reduction of one definition over the elements of a box (see `reduction.Accumulator`)."""
 
-    def __init__(
-        self, monoid: Monoid, shape: tuple[int, ...], precision: Precision, rules: ErrorRules | None
-    ) -> None:
+    def __init__(self, monoid: Monoid, shape: tuple[int, ...], precision: Precision, rules: ErrorRules | None) -> None:
         self.combine, self.shape = monoid.combine, shape
         unit = constant_state(monoid.unit, precision)
         self.chains = [_Chain(monoid.combine, unit, shape, precision, rules)]
@@ -105,9 +103,8 @@ class _Chain:
     def add(self, part: Part, terms: Value) -> None:
         """Combine terms, the last dimension in order, into the states of a part."""
         while terms.value.shape[-1] > 1:
-            half = terms.value.shape[-1] // 2
-            pairs = self.two(terms.map(lambda a: a[..., : 2 * half : 2]), terms.map(lambda a: a[..., 1 : 2 * half : 2]))
-            terms = _joined(pairs, terms.map(lambda a: a[..., 2 * half :]))
+            left, right, rest = _neighbours(terms)
+            terms = _joined(self.two(left, right), rest)
         new = self.two(self.states.map(lambda a: a[part]), terms.map(lambda a: a[..., 0]))
         self.states.value[part] = new.value
         if new.error is not None and self.states.error is None:
@@ -119,6 +116,16 @@ class _Chain:
         shape = a.value.shape
         flat = [v.map(lambda x: np.ascontiguousarray(x).reshape(-1)) for v in (a, b)]
         return combined(self.c, flat[0], flat[1], self.precision, self.rules).map(lambda x: x.reshape(shape))
+
+
+def _neighbours(terms: Value) -> tuple[Value, Value, Value]:
+    """The first and the second of each pair along the last dimension, and the last one where it has no partner."""
+    paired = terms.value.shape[-1] // 2 * 2
+    return (
+        terms.map(lambda a: a[..., :paired:2]),
+        terms.map(lambda a: a[..., 1:paired:2]),
+        terms.map(lambda a: a[..., paired:]),
+    )
 
 
 def _joined(a: Value, b: Value) -> Value:

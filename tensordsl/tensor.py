@@ -317,6 +317,30 @@ class Tensor:
 
         return array.mean(self, axis, keepdims)
 
+    def argmax(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        return self._summary("argmax", axis, keepdims)
+
+    def argmin(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        return self._summary("argmin", axis, keepdims)
+
+    def any(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        return self._summary("any", axis, keepdims)
+
+    def all(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        return self._summary("all", axis, keepdims)
+
+    def var(self, axis: Axes = None, keepdims: bool = False, *, ddof: int = 0) -> Tensor:
+        return self._summary("var", axis, keepdims, ddof=ddof)
+
+    def std(self, axis: Axes = None, keepdims: bool = False, *, ddof: int = 0) -> Tensor:
+        return self._summary("std", axis, keepdims, ddof=ddof)
+
+    def _summary(self, name: str, axis: Axes, keepdims: bool, **more: int) -> Tensor:
+        from tensordsl import summaries
+
+        found: Tensor = getattr(summaries, name)(self, axis, keepdims, **more)
+        return found
+
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 

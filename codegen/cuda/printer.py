@@ -25,6 +25,7 @@ from tensordsl.codegen.cuda.scalar_text import (
     constant_text,
     shared_nodes,
 )  # fmt: skip
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -94,7 +95,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
-    return _Printer(distinct(nest), target, symbol or nest.name).source()
+    plain = replace(nest, body=split_components(nest.body))
+    return _Printer(distinct(plain), target, symbol or nest.name).source()
 
 
 @dataclass(slots=True, eq=False)

@@ -135,9 +135,7 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
-    partial = Definition(
-        axes, body, d.reducer, (*others[:position], Axis(outer, steps), *others[position:])
-    )
+    partial = Definition(axes, body, d.reducer, (*others[:position], Axis(outer, steps), *others[position:]))
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
     return program.with_definitions({stage: combined}, [added])
