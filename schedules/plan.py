@@ -89,12 +89,12 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     partial = {}
     for t in program.tensors:
         axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)
-        if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= target.lanes(
-            t.dtype
-        ):
+        if axis is not None and next(
+            a.extent for a in definition_of(t).reduce_axes if a.name == axis
+        ) >= partial_lanes(t, target):
             partial[t.name] = axis
     for stage, axis in partial.items():
-        lanes = target.lanes(program[stage].dtype)
+        lanes = partial_lanes(program[stage], target)
         program = factored(program, stage, axis, 2 * lanes, partial_name(written, stage))
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
         for name, size in half_names(written, stage, lanes):
@@ -127,6 +127,16 @@ def partial_name(program: Program, stage: str) -> str:
 def lanes_name(program: Program, stage: str) -> str:
     """The stage that adds the vectors of partial results up to one."""
     return fresh(f"{stage}_lanes", tensor_names(program))
+
+
+def partial_lanes(t: Tensor, target: Target) -> int:
+    """How many partial results of a reduction are a vector.
+
+    Combinations of states are not as cheap as a sum: what they compute with fills a vector, too.
+    """
+    d = definition_of(t)
+    sizes = [r.dtype.bytes for r in d.reads] if isinstance(d.reducer, Monoid) else []
+    return target.vector_bytes // max(t.dtype.bytes, *sizes, 1)
 
 
 def half_names(program: Program, stage: str, lanes: int) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from tensordsl.schedules.analysis import definition_of
-from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_name
+from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_lanes, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
 from tensordsl.schedules.sketches.contraction import (
@@ -69,7 +69,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
             mr, nv = p[f"{stage}.mr"], p[f"{stage}.nv"]
-            if registers_needed(tile, mr, nv) > target.registers + 1:
+            if registers_needed(planned[stage], tile, mr, nv) > target.registers + 1:
                 return False
             if p[f"{stage}.mc"] < mr or (p[f"{stage}.near"] and not p[f"{stage}.packed"]):
                 return False
@@ -102,12 +102,13 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
     halves: set[str] = set()
     for stage, axis in plan.partial.items():
         t = s.program[stage]
+        lanes = partial_lanes(t, target)
         extent = next(a.extent for a in definition_of(t).reduce_axes if a.name == axis)
-        width = partial_width(extent, p[f"{stage}.accumulators"], target.lanes(t.dtype))
+        width = partial_width(extent, p[f"{stage}.accumulators"], lanes)
         s = s.rfactor(stage, axis, width, partial_name(program, stage))
-        if width > target.lanes(t.dtype):
-            s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
-        for name, size in half_names(program, stage, target.lanes(t.dtype)):
+        if width > lanes:
+            s = s.rfactor(stage, f"{axis}.l", lanes, lanes_name(program, stage))
+        for name, size in half_names(program, stage, lanes):
             s = s.rfactor(stage, definition_of(s.program[stage]).reduce_axes[0].name, size, name)
             halves.add(name)
     for place in plan.placements:
