@@ -62,9 +62,7 @@ limits = rows(lambda i, k: spread(x[i, k], axis=k), x, name="limits")
 
 some = td.reducer("some", identity=False, combine=lambda a, b: a | b)
 every = td.reducer("every", identity=True, combine=lambda a, b: a & b)
-conditions = rows(
-    lambda i, k: (some(x[i, k] > 2.0, axis=k), every(x[i, k] > -3.0, axis=k)), x, name="conditions"
-)
+conditions = rows(lambda i, k: (some(x[i, k] > 2.0, axis=k), every(x[i, k] > -3.0, axis=k)), x, name="conditions")
 
 
 # ---------------------------------------------------------------- mean and variance in one pass

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Union, overload
 from tensordsl import array, dtypes, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import Location, ProgramError, user_location
-from tensordsl.expr import REDUCERS, Axis, Expr, Index, Reduce
+from tensordsl.expr import REDUCERS, Axis, Expr, Index, Read, Reduce
 from tensordsl.monoids import UserReducer, reduce_axes, reduce_axes_given, reduced_dimensions
 from tensordsl.tensor import Axes, ReduceAxis, Tensor, define
 
@@ -135,8 +135,12 @@ MOMENTS = UserReducer("moments", (0.0, 0.0, 0.0), _merge, lambda x: (1.0, x, 0.0
 
 
 def _var(ddof: int, e: Expr, axes: tuple[Axis, ...], where: Expr | None, location: Location | None) -> Expr:
-    count, _, squares = MOMENTS.reduction((_float(e),), axes, where, location)
+    e = _float(e)
     number = _count("var", axes, ddof + 1)
+    if where is None and isinstance(e, Read):  # counted from the first value, a large mean costs no digits
+        e = e - expr.substitute(e, {a.name: Affine() for a in axes})
+    count, center, squares = MOMENTS.reduction((e,), axes, where, location)
+    squares = squares + center * 0.0  # nan where a value is infinite, in any order
     return squares / (float(number - ddof) if where is None else count - float(ddof))  # type: ignore[no-any-return]
 
 
