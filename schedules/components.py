@@ -23,9 +23,10 @@ from tensordsl.schedules.loopnest import (
     stores,
 )  # fmt: skip
 
-from tensordsl import expr
+from tensordsl import combination, expr
+from tensordsl.combination import Combination
 from tensordsl.dtypes import TupleType
-from tensordsl.expr import Combination, Expr, Op, Read
+from tensordsl.expr import Expr, Op, Read
 
 
 def split_components(body: Stmt) -> Stmt:
@@ -61,7 +62,7 @@ def _store(s: Store) -> Stmt | None:
     value = s.plain.value
     targets = [component(s.buffer, n) for n in range(len(s.buffer.dtype.parts))]
     split = _components()
-    values = [expr.transform(expr.part(value, n), split) for n in range(len(targets))]
+    values = [expr.transform(combination.part(value, n), split) for n in range(len(targets))]
     plain = partial(Store, index=s.index, instance=s.instance)
     names = {b.name for b in targets}
     if not any(r.source.name in names for v in values for r in expr.reads(v)):
@@ -89,7 +90,7 @@ def _components() -> Callable[[Expr], Expr | None]:
             return replace(e, source=component(e.source, n))
         if isinstance(e, Op) and e.name == "select":
             return expr.select(e.args[0], pick(e.args[1], n), pick(e.args[2], n))
-        return expr.part(e, n)
+        return combination.part(e, n)
 
     def rule(e: Expr) -> Expr | None:
         if isinstance(e, Op) and e.name.startswith("part"):

@@ -13,8 +13,9 @@ from typing import Literal
 
 from tensordsl import expr
 from tensordsl.affine import Affine, AffineLike, affines
+from tensordsl.combination import Combination, Combine
 from tensordsl.dtypes import DType
-from tensordsl.expr import Combination, Combine, Expr, Read
+from tensordsl.expr import Expr, Read
 from tensordsl.program import Program
 
 #: Where a buffer lives.  external: the caller's memory; workspace: scratch given by the caller;

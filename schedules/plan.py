@@ -24,7 +24,7 @@ from tensordsl.schedules.locate import fresh
 
 from tensordsl import expr
 from tensordsl.affine import Affine
-from tensordsl.expr import Monoid
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
@@ -89,9 +89,9 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     partial = {}
     for t in program.tensors:
         axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)
-        if axis is not None and next(
-            a.extent for a in definition_of(t).reduce_axes if a.name == axis
-        ) >= partial_lanes(t, target):
+        if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= partial_lanes(
+            t, target
+        ):
             partial[t.name] = axis
     for stage, axis in partial.items():
         lanes = partial_lanes(program[stage], target)

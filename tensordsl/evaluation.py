@@ -18,10 +18,11 @@ import numpy as np
 from tensordsl.affine import Affine, Interval, Quasi, interval
 from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
 from tensordsl.causality import Group
+from tensordsl.combination import Monoid
 from tensordsl.contraction import contraction
 from tensordsl.dtypes import DType, TupleType
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Const, Expr, Index, Monoid, Op, Read
+from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.reduction import Accumulator
 from tensordsl.states import States

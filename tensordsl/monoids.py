@@ -16,15 +16,17 @@ from typing import Any, Union
 
 import numpy as np
 
-from tensordsl import array, dtypes, expr
+from tensordsl import array, combination, dtypes, expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.arithmetic import Array
+from tensordsl.combination import Combination, Monoid, Slot
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.evaluation import Value
-from tensordsl.expr import REDUCERS, Axis, Combination, Const, Expr, Index, Monoid, Read, Reduce, Slot
+from tensordsl.expr import REDUCERS, Axis, Const, Expr, Index, Read, Reduce
 from tensordsl.states import combined, constant_state
-from tensordsl.tensor import Axes, ReduceAxis, Tensor, several
+from tensordsl.tensor import Axes, ReduceAxis, Tensor
+from tensordsl.together import several
 
 Number = Union[int, float, bool]
 #: The identity, a number for each component of the state, or what gives it for their types.
@@ -94,12 +96,14 @@ class UserReducer:
         state = terms if self.lift is None else self._lifted(terms)
         parts = self._typed(state, axes)
         monoid = self.monoid(tuple([p.dtype for p in parts]))
-        body = expr.pack(parts) if self._tuple else parts[0]
+        body = combination.pack(parts) if self._tuple else parts[0]
         reduced = Reduce(monoid, axes, body, location)
         if where is not None:
             reduced = expr.where(reduced, expr.expression(where))
         results = [
-            expr.cast(expr.part(reduced, n), "int64") if isinstance(term, Index) else expr.part(reduced, n)
+            expr.cast(combination.part(reduced, n), "int64")
+            if isinstance(term, Index)
+            else combination.part(reduced, n)
             for n, term in enumerate(state)
         ]
         return tuple(results) if self._tuple else results[0]
@@ -145,7 +149,7 @@ class UserReducer:
         units = [_unit(self.name, x, t) for x, t in zip(numbers, parts)]
         kind = dtypes.tuple_type(parts) if self._tuple else parts[0]
         left, right = Slot("a", kind), Slot("b", kind)
-        sides = [tuple([expr.part(Read(s, ()), n) for n in range(len(parts))]) for s in (left, right)]
+        sides = [tuple([combination.part(Read(s, ()), n) for n in range(len(parts))]) for s in (left, right)]
         found = self.combine(*(sides if self._tuple else [s[0] for s in sides]))
         values = found if isinstance(found, tuple) else (found,)
         if len(values) != len(parts):
@@ -153,7 +157,7 @@ class UserReducer:
                 f"{self.name}: combine gives {len(values)} values, the state has {len(parts)}", location=self.location
             )
         typed = [expr.cast(expr.expression(v, t), t) for v, t in zip(values, parts)]
-        value, unit = (expr.pack(typed), expr.pack(units)) if self._tuple else (typed[0], units[0])
+        value, unit = (combination.pack(typed), combination.pack(units)) if self._tuple else (typed[0], units[0])
         return Monoid(self.name, Combination(self.name, left, right, value), unit, self.commutative)
 
     def _tensors(self, terms: Sequence[Any], axis: Axes, keepdims: bool, where: Any) -> Any:
@@ -274,7 +278,7 @@ def _term(made: UserReducer, types: tuple[DType, ...], rng: np.random.Generator,
             )
         parts = [expr.cast(expr.expression(s, t), t) for s, t in zip(lifted, types)]
     with np.errstate(all="ignore"):
-        return constant_state(expr.pack(parts) if made._tuple else parts[0], "float64").value
+        return constant_state(combination.pack(parts) if made._tuple else parts[0], "float64").value
 
 
 def _number(t: DType, rng: np.random.Generator, whole: bool) -> float | int | bool:

@@ -18,8 +18,9 @@ import numpy as np
 
 from tensordsl.affine import Affine
 from tensordsl.arithmetic import Array, Precision, Undefined
+from tensordsl.combination import Combination, Monoid
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Combination, Expr, Monoid, Read, transform
+from tensordsl.expr import Expr, Read, transform
 from tensordsl.tolerance import Inherited
 
 if TYPE_CHECKING:

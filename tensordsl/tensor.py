@@ -14,21 +14,33 @@ from typing import Any, Union, overload
 
 from tensordsl import dtypes, expr
 from tensordsl.affine import Affine
+from tensordsl.combination import Monoid
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
-from tensordsl.expr import Axis, Expr, ExprLike, Index, Monoid, Op, Read, Reduce, Reducer
+from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
+from tensordsl.summarised import Axes, Summarised
 
 __all__ = [
-    "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
-    "placeholder", "recurrence", "recurrences", "reduce_axis",
+    "DIMENSIONS",
+    "Axes",
+    "Definition",
+    "Extent",
+    "ReduceAxis",
+    "Tensor",
+    "check_definition",
+    "compute",
+    "define",
+    "extent",
+    "placeholder",
+    "recurrence",
+    "recurrences",
+    "reduce_axis",
 ]  # fmt: skip
 
 
 #: Nested operations of one definition: what reads expressions recurses, and Python stops at 1000 calls.
 MAX_DEPTH = 200
-#: Dimensions of a tensor to reduce over: None (all), one, or several.
-Axes = Union[int, Sequence[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +100,7 @@ class Definition:
 
 
 @dataclass(eq=False, slots=True)
-class Tensor:
+class Tensor(Summarised):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -295,52 +307,6 @@ class Tensor:
 
         return array.astype(self, dtype)
 
-    def _reduce(self, name: str, axis: Axes, keepdims: bool) -> Tensor:
-        from tensordsl import array
-
-        return array.reduce(name, self, axis, keepdims)
-
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("sum", axis, keepdims)
-
-    def prod(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("prod", axis, keepdims)
-
-    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("max", axis, keepdims)
-
-    def min(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("min", axis, keepdims)
-
-    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        from tensordsl import array
-
-        return array.mean(self, axis, keepdims)
-
-    def argmax(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._summary("argmax", axis, keepdims)
-
-    def argmin(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._summary("argmin", axis, keepdims)
-
-    def any(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._summary("any", axis, keepdims)
-
-    def all(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._summary("all", axis, keepdims)
-
-    def var(self, axis: Axes = None, keepdims: bool = False, *, ddof: int = 0) -> Tensor:
-        return self._summary("var", axis, keepdims, ddof=ddof)
-
-    def std(self, axis: Axes = None, keepdims: bool = False, *, ddof: int = 0) -> Tensor:
-        return self._summary("std", axis, keepdims, ddof=ddof)
-
-    def _summary(self, name: str, axis: Axes, keepdims: bool, **more: int) -> Tensor:
-        from tensordsl import summaries
-
-        found: Tensor = getattr(summaries, name)(self, axis, keepdims, **more)
-        return found
-
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
@@ -413,26 +379,12 @@ def compute(
     axes = _axes(fn, sizes(shape), 0)
     found = fn(*[Index(Affine.of(a.name)) for a in axes])
     if isinstance(found, tuple):
-        if isinstance(name, str) or (name is not None and len(name) != len(found)):
-            raise ProgramError(f"compute: {len(found)} expressions need as many names, got {name!r}")
-        if order is not None:
-            raise ProgramError("compute: several tensors in an order are td.recurrences")
-        return several(axes, [expr.expression(e) for e in found], name, name[0] if name else "t")
+        from tensordsl import together
+
+        return together.computed(axes, found, name, order)
     if name is not None and not isinstance(name, str):
         raise ProgramError(f"compute: one expression has one name, got {name!r}")
     return define(axes, expr.expression(found), name, order=order)
-
-
-def several(
-    axes: tuple[Axis, ...], bodies: Sequence[Expr], names: Sequence[str] | None, label: str
-) -> tuple[Tensor, ...]:
-    """A tensor for each of some expressions; a reduction that several of them use is computed once."""
-    together = Op("tuple", tuple(bodies), dtypes.tuple_type(tuple([b.dtype for b in bodies])))
-    hoisted = _hoist(together, axes, label, (), [])
-    return tuple(
-        define(axes, body, None if names is None else names[n], label=label)
-        for n, body in enumerate(expr.children(hoisted))
-    )
 
 
 def define(
@@ -530,12 +482,12 @@ def _define(
                     hint="name it otherwise: td.reduce_axis(size, name=...)",
                 )
         reducer, reduced, body = body.reducer, body.axes, body.body
-    body = _hoist(body, axes + reduced, tensor.name, order, members)
+    body = hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
     check_definition(tensor)
 
 
-def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
+def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
     A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:

@@ -20,7 +20,8 @@ import tensordsl as td
 from tensordsl import expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.expr import Axis, Expr, Index, Reduce, select
-from tensordsl.tensor import Tensor, define, several
+from tensordsl.tensor import Tensor, define
+from tensordsl.together import several
 
 #: Extents: one, primes, vector lengths and their neighbours (no multiple of 16 lanes but 16 itself).
 EXTENTS = (1, 2, 3, 4, 5, 7, 8, 9, 11, 13, 16, 17, 19, 23, 33)

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from error_texts import check
+from tensordsl.codegen.cuda.emulate import compile_emulation
+from tensordsl.codegen.cuda.printer import to_cuda
+from tensordsl.codegen.cuda.sync import insert_sync
 from tensordsl.schedules.components import split_components
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
@@ -25,8 +28,10 @@ from tensordsl.schedules.trace import Trace
 
 import tensordsl as td
 from tensordsl import monoids, summaries
-from tensordsl.expr import Combination, Const, Op
+from tensordsl.combination import Combination
+from tensordsl.expr import Const, Op
 from tensordsl.targets import target
+from tensordsl.targets.cuda import cuda_target
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import reducers
@@ -423,6 +428,18 @@ def test_wrong_nests_are_refused(fault: str) -> None:
         return Seq(()) if found is None else found
 
     assert find_violation(LoopNest(nest.program, nest.parameters, rewrite(nest.body, go))) is not None
+
+
+def test_states_in_shared_memory() -> None:
+    """A row on a block: each thread a part of it, one thread the parts; emulated on the CPU."""
+    s = Schedule(argmax_program(6, 64)).rfactor("y_largest", "k", 8)
+    s = s.compute_at("y_largest", "y", "i").compute_at("y_largest_rf", "y", "i")
+    s = s.set_scope("y_largest_rf", "shared").set_scope("y_largest", "shared")
+    s = s.bind("y", "i", "block").bind("y_largest_rf", "k.l", "thread").validate()
+    source = to_cuda(insert_sync(s.nest), cuda_target("sm_80"))
+    x, y = small((6, 64)), np.zeros(6, np.int64)
+    compile_emulation([source]).run(source, {"x": x, "y": y}, "reverse")
+    assert y.tolist() == x.argmax(1).tolist()
 
 
 # ---------------------------------------------------------------- the examples

@@ -28,7 +28,8 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 
 from tensordsl.affine import Affine
-from tensordsl.expr import Const, Expr, Index, Monoid, Op, Read, Reducer, conditions, is_identity
+from tensordsl.combination import Monoid
+from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer, conditions, is_identity
 
 Env = dict[str, int]
 

@@ -17,8 +17,9 @@ from tensordsl.schedules.polyhedral.isl_build import Dims, box, named, point, sp
 
 from tensordsl import expr
 from tensordsl.affine import Affine, Interval, interval
+from tensordsl.combination import Combine
 from tensordsl.errors import Location
-from tensordsl.expr import Combine, Expr, Index, Read
+from tensordsl.expr import Expr, Index, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Tensor
 

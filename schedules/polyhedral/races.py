@@ -13,7 +13,7 @@ from tensordsl.schedules.polyhedral.events import Event, Loop, Place, Refuted, R
 from tensordsl.schedules.polyhedral.isl_build import fixed, multi, named, ordered, point
 
 from tensordsl.affine import Affine
-from tensordsl.expr import Combination
+from tensordsl.combination import Combination
 
 _COMBINES = (Role.COMBINE, Role.NEEDS_STATE)
 

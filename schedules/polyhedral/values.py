@@ -41,7 +41,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
 
 from tensordsl import expr
 from tensordsl.affine import Affine
-from tensordsl.expr import Monoid
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.tensor import Definition
 

@@ -27,8 +27,9 @@ from tensordsl.schedules.simplify import simplify
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.combination import Monoid
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Axis, Const, Expr, Index, Monoid, Op, Read, select
+from tensordsl.expr import Axis, Const, Expr, Index, Op, Read, select
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 

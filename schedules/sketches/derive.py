@@ -22,7 +22,7 @@ from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
-from tensordsl.expr import Monoid
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.targets import Target
 
