@@ -129,7 +129,7 @@ def _digest(program: Program, sized: bool) -> str:
         number = {a.name: n for n, a in enumerate(axes)}
         order = [(number[o.axis], o.descending) for o in d.order]
         extents = [a.extent if sized else "n" for a in axes]
-        reducer = d.reducer.name if d.reducer else ""
+        reducer = d.reducer.key if d.reducer else ""
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))
     parts.append([position[t.name] for t in program.outputs])
     parts.append(sorted((position[o], position[i]) for o, i in program.inplace.items()))

@@ -19,6 +19,7 @@ from tensordsl.errors import Location, ProgramError
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from tensordsl.combination import Monoid
     from tensordsl.tensor import Tensor
 
     class Source(Protocol):
@@ -183,6 +184,11 @@ class Reducer:
     name: str
     combine: str
 
+    @property
+    def key(self) -> str:
+        """A text equal for reducers of equal structure."""
+        return self.name
+
     def identity(self, t: DType) -> Const:
         if self.name == "sum":
             return Const(0.0 if t.is_float else 0, t)
@@ -213,7 +219,7 @@ class Axis:
 class Reduce(Expr):
     """``body`` combined over every point of ``axes``.  Only inside `compute`, which hoists it."""
 
-    reducer: Reducer
+    reducer: Reducer | Monoid
     axes: tuple[Axis, ...]
     body: Expr
     location: Location | None = None
@@ -530,21 +536,28 @@ def where(e: Reduce, holds: Expr) -> Reduce:
     return replace(e, body=select(holds, e.body, e.reducer.identity(e.dtype)))
 
 
-def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
+def terms_where(body: Expr, reducer: Reducer | Monoid) -> tuple[Affine, ...]:
     """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
     return conditional_term(body, reducer)[0]
 
 
-def conditional_term(body: Expr, reducer: Reducer) -> tuple[tuple[Affine, ...], Expr]:
+def conditional_term(body: Expr, reducer: Reducer | Monoid) -> tuple[tuple[Affine, ...], Expr]:
     """The conditions of `terms_where`, and the term where they hold."""
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
         known, other = facts(body.args[0]), body.args[2]
-        neutral = isinstance(other, Const) and other.value == reducer.identity(body.dtype).value
-        if known is None or not neutral:
+        if known is None or not is_identity(other, reducer):
             break
         found, body = found + known, body.args[1]
     return found, body
+
+
+def is_identity(e: Expr, reducer: Reducer | Monoid) -> bool:
+    """Is a term the identity of its reducer, as it is written?"""
+    unit = reducer.identity(e.dtype)
+    if isinstance(unit, Const):
+        return isinstance(e, Const) and e.value == unit.value
+    return structure(e) == structure(unit)
 
 
 def structure(e: Expr) -> Hashable:
@@ -563,6 +576,6 @@ def structure(e: Expr) -> Hashable:
         elif isinstance(x, Op):
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
         elif isinstance(x, Reduce):
-            key = (x.reducer.name, x.axes, memo[id(x.body)])
+            key = (x.reducer.key, x.axes, memo[id(x.body)])
         memo[id(x)] = key
     return memo[id(e)]

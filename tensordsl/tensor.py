@@ -10,28 +10,40 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Union
+from typing import Any, Union, overload
 
 from tensordsl import dtypes, expr
 from tensordsl.affine import Affine, Datum
+from tensordsl.combination import Monoid
 from tensordsl.data_index import Pending, subscript
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
 from tensordsl.ranges import Range, known_range, type_range, value_range
+from tensordsl.summarised import Axes, Summarised
 from tensordsl.tensor_operators import TensorOperators
 
 __all__ = [
-    "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
-    "placeholder", "recurrence", "recurrences", "reduce_axis",
+    "DIMENSIONS",
+    "Axes",
+    "Definition",
+    "Extent",
+    "ReduceAxis",
+    "Tensor",
+    "check_definition",
+    "compute",
+    "define",
+    "extent",
+    "placeholder",
+    "recurrence",
+    "recurrences",
+    "reduce_axis",
 ]  # fmt: skip
 
 
 #: Nested operations of one definition: what reads expressions recurses, and Python stops at 1000 calls.
 MAX_DEPTH = 200
-#: Dimensions of a tensor to reduce over: None (all), one, or several.
-Axes = Union[int, Sequence[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,7 @@ class Definition:
 
     axes: tuple[Axis, ...]
     body: Expr
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
 
@@ -91,7 +103,7 @@ class Definition:
 
 
 @dataclass(eq=False, slots=True)
-class Tensor(TensorOperators):
+class Tensor(TensorOperators, Summarised):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -181,28 +193,6 @@ class Tensor(TensorOperators):
 
         return array.astype(self, dtype)
 
-    def _reduce(self, name: str, axis: Axes, keepdims: bool) -> Tensor:
-        from tensordsl import array
-
-        return array.reduce(name, self, axis, keepdims)
-
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("sum", axis, keepdims)
-
-    def prod(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("prod", axis, keepdims)
-
-    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("max", axis, keepdims)
-
-    def min(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("min", axis, keepdims)
-
-    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        from tensordsl import array
-
-        return array.mean(self, axis, keepdims)
-
     def __str__(self) -> str:
         stated = f" in {self.values[0]}..{self.values[1]}" if self.stated and self.values is not None else ""
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{stated}"
@@ -271,20 +261,39 @@ def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     return ReduceAxis(Axis(name or default, extent(size)))
 
 
+@overload
 def compute(
     shape: Extent | Sequence[Extent],
     fn: Callable[..., ExprLike],
     name: str | None = None,
     *,
     order: OrderLike | None = None,
-) -> Tensor:
-    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``.
+) -> Tensor: ...
+@overload
+def compute(
+    shape: Extent | Sequence[Extent], fn: Callable[..., tuple[ExprLike, ...]], name: Sequence[str] | None = None
+) -> tuple[Tensor, ...]: ...
+def compute(
+    shape: Extent | Sequence[Extent],
+    fn: Callable[..., ExprLike | tuple[ExprLike, ...]],
+    name: str | Sequence[str] | None = None,
+    *,
+    order: OrderLike | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``; where that is a tuple, a tensor for each.
 
     shape: integers or names of bound dimensions.  The loops are named after the parameters of fn.
+    name: of the tensor, or one for each; several tensors share the reductions in them.
     """
     axes = _axes(fn, sizes(shape), 0)
-    body = expr.expression(fn(*[Index(Affine.of(a.name)) for a in axes]))
-    return define(axes, body, name, order=order)
+    found = fn(*[Index(Affine.of(a.name)) for a in axes])
+    if isinstance(found, tuple):
+        from tensordsl import together
+
+        return together.computed(axes, found, name, order)
+    if name is not None and not isinstance(name, str):
+        raise ProgramError(f"compute: one expression has one name, got {name!r}")
+    return define(axes, expr.expression(found), name, order=order)
 
 
 def define(
@@ -371,7 +380,7 @@ def _define(
 
     members: the tensors of a recurrence in the making; hoisted ones that read them are added.
     """
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduced: tuple[Axis, ...] = ()
     if isinstance(body, Reduce):
         for a in body.axes:
@@ -382,7 +391,7 @@ def _define(
                     hint="name it otherwise: td.reduce_axis(size, name=...)",
                 )
         reducer, reduced, body = body.reducer, body.axes, body.body
-    body = _hoist(body, axes + reduced, tensor.name, order, members)
+    body = hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
     if tensor.dtype.kind in "iu" and tensor.values is None:
         tensor.values = _values(tensor.definition, tensor.dtype)
@@ -401,7 +410,7 @@ def _values(d: Definition, t: DType) -> Range | None:
     return known_range(t)
 
 
-def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
+def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
     A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:

@@ -18,6 +18,7 @@ from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
 from tensordsl.codegen.source import Source
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
 
 import tensordsl
@@ -34,7 +35,7 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
-    body = private(nest.body)
+    body = private(split_components(nest.body))
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
