@@ -475,16 +475,20 @@ def condition(facts: Iterable[Affine]) -> Expr:
     return constant(True) if result is None else result
 
 
-def guarded_children(e: Expr, given: tuple[Affine, ...]) -> list[tuple[Expr, tuple[Affine, ...]]]:
+def guarded_children(e: Expr, given: tuple[Affine, ...], split: bool = True) -> list[tuple[Expr, tuple[Affine, ...]]]:
     """The children of a node with what is known where they are needed: ``given`` and, inside a select by
-    affine conditions, those (each ``>= 0``)."""
+    affine conditions, those (each ``>= 0``).
+
+    split: where a conjunction fails, one of its conditions does: one entry for each case.
+    """
     if not (isinstance(e, Op) and e.name == "select"):
         return [(c, given) for c in children(e)]
     known = conditions(e.args[0])
     holds = given + (known or ())
-    # the negation of a single condition is affine as well
-    fails = given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ())
-    return [(e.args[0], given), (e.args[1], holds), (e.args[2], fails)]
+    fails = [given]
+    if known is not None and (split or len(known) == 1):
+        fails = [(*given, -c - 1) for c in known or (Affine(),)]
+    return [(e.args[0], given), (e.args[1], holds), *((e.args[2], f) for f in fails)]
 
 
 def restricted(e: Reduce, given: Sequence[Affine]) -> Reduce:

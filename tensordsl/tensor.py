@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union, overload
 
-from tensordsl import dtypes, expr
+from tensordsl import dtypes, expr, guards
 from tensordsl.affine import Affine
+from tensordsl.axes import hidden, shown, with_names
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
@@ -330,7 +331,7 @@ def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
         if isinstance(value, Index):
             return value.affine
         raise ProgramError(
-            f"index {value} of {tensor.name} (dimension {d}) is not affine in the axes",
+            f"index {shown(str(value))} of {tensor.name} (dimension {d}) is not affine in the axes",
             hint="indices are sums of axes times integers, with // and % by positive integers",
         )
     number = value.__index__()
@@ -359,7 +360,7 @@ class ReduceAxis(Index):
 def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     """An axis ``0 <= k < size`` for `sum`, `prod`, `max`, `min`; a dimension's name may be the size."""
     default = size.lower() if isinstance(size, str) and size.isidentifier() else "k"
-    return ReduceAxis(Axis(name or default, extent(size)))
+    return ReduceAxis(Axis(name or hidden(default), extent(size)))
 
 
 def compute(
@@ -465,6 +466,7 @@ def _define(
     reducer: Reducer | None = None
     reduced: tuple[Axis, ...] = ()
     if isinstance(body, Reduce):
+        body = with_names(body, axes)
         for a in body.axes:
             if any(a.name == other.name for other in axes):
                 raise ProgramError(
@@ -473,6 +475,7 @@ def _define(
                     hint="name it otherwise: td.reduce_axis(size, name=...)",
                 )
         reducer, reduced, body = body.reducer, body.axes, body.body
+    body = guards.normalised(body, {a.name: (0, a.extent - 1) for a in axes + reduced})
     body = _hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
     check_definition(tensor)
@@ -481,9 +484,11 @@ def _define(
 def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
-    A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:
-    they may be what makes the recurrence well founded.
+    A reduction that belongs to a recurrence, or that reads out of bounds elsewhere, has no terms where the
+    selects around it do not ask for it: they may be what makes the recurrence well founded.
     """
+    from tensordsl import bounds
+
     memo: dict[int, Expr] = {}
     given = _known_at(body)
 
@@ -499,11 +504,11 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
 
     def hoisted(e: Reduce) -> Expr:
         cyclic = any(r.source is m for r in expr.reads(e) for m in members)
+        if cyclic or not bounds.inside(e, scope):
+            e = guards.restricted(e, given[id(e)])
         used = expr.free_names(e)
         if cyclic:
-            facts = given[id(e)]
-            e = expr.restricted(e, facts)
-            used |= {o.axis for o in order}.union(*(c.names() for c in facts))
+            used |= {o.axis for o in order}
         kept = tuple(a for a in scope if a.name in used)
         inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_{e.reducer.name}")
         if cyclic:
@@ -514,9 +519,11 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
     return go(body)
 
 
-def _known_at(body: Expr) -> dict[int, tuple[Affine, ...]]:
-    """For each reduction in an expression, the affine conditions (``>= 0``) that hold wherever it is needed."""
-    found: dict[int, tuple[Affine, ...]] = {}
+def _known_at(body: Expr) -> dict[int, list[tuple[Affine, ...]]]:
+    """For each reduction in an expression, the cases in which it is needed: conditions (each ``>= 0``) that hold."""
+    from tensordsl import bounds
+
+    found: dict[int, list[tuple[Affine, ...]]] = {}
     seen: set[tuple[int, tuple[Affine, ...]]] = set()
 
     def go(e: Expr, given: tuple[Affine, ...]) -> None:
@@ -524,22 +531,13 @@ def _known_at(body: Expr) -> dict[int, tuple[Affine, ...]]:
             return
         seen.add((id(e), given))
         if isinstance(e, Reduce):
-            found[id(e)] = _common_facts(found[id(e)], given) if id(e) in found else given
+            found.setdefault(id(e), []).append(given)
             return
-        for child, facts in expr.guarded_children(e, given):
+        for child, facts in expr.guarded_children(e, given, len(seen) < bounds.CASES):
             go(child, facts)
 
     go(body, ())
     return found
-
-
-def _common_facts(a: tuple[Affine, ...], b: tuple[Affine, ...]) -> tuple[Affine, ...]:
-    """What each of two sets of conditions says, up to the constant."""
-
-    def said(c: Affine, facts: tuple[Affine, ...]) -> bool:
-        return any((c - f).is_constant and (c - f).const >= 0 for f in facts)
-
-    return tuple(dict.fromkeys([*(c for c in a if said(c, b)), *(c for c in b if said(c, a))]))
 
 
 def _axes(fn: Callable[..., Any], shape: tuple[int, ...], skip: int) -> tuple[Axis, ...]:
@@ -572,10 +570,12 @@ def check_definition(tensor: Tensor) -> None:
         for i in indices:
             for n in sorted(i.names() - known):
                 raise ProgramError(
-                    f"{tensor.name}: index {n!r} is not an axis of this definition",
+                    f"{tensor.name}: index {shown(n)!r} is not an axis of this definition",
                     location=getattr(e, "location", None),
                     legal=sorted(known) or "this definition has no axes",
-                    hint="reduce over it with td.sum(..., axis=...)",
+                    hint=f"this {shown(n)} is another td.reduce_axis than the one in axis="
+                    if shown(n) in known
+                    else "reduce over it with td.sum(..., axis=...)",
                 )
     from tensordsl import bounds
 

@@ -352,7 +352,7 @@ def two_axes_of_one_name() -> object:
       --> here
     hint: td.reduce_axis(size, name=...)
     """
-    k, l = td.reduce_axis(4), td.reduce_axis(5)
+    k, l = td.reduce_axis(4, "k"), td.reduce_axis(5, "k")
     return td.compute((), lambda: td.sum(X[k, l], axis=(k, l)), name="y")  # here
 
 
