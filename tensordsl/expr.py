@@ -15,6 +15,7 @@ from tensordsl import dtypes
 from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
+from tensordsl.refusals import NoInteger, no_scalar, ufunc
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -45,7 +46,7 @@ UNARY = frozenset(
 )
 
 
-class Expr:
+class Expr(NoInteger):
     """Base of the nodes.  ``dtype`` is the type of the value."""
 
     __slots__ = ()
@@ -136,6 +137,9 @@ class Expr:
 
     def __str__(self) -> str:
         return text(self)
+
+    __repr__ = __str__
+    __array_ufunc__ = ufunc
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -250,7 +254,7 @@ def expression(value: object, like: DType | None = None) -> Expr:
             f"tensor {value.name!r} of rank {len(value.shape)} used as a scalar",  # type: ignore[attr-defined]
             hint="index it: x[i, j]",
         )
-    raise ProgramError(f"{value!r} ({type(value).__name__}) is not a scalar expression")
+    raise no_scalar(value)
 
 
 def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
@@ -272,6 +276,8 @@ def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     folded = _affine(name, a, b)
     if folded is not None:
         return folded
+    if name in ("floordiv", "mod") and isinstance(b, Const) and not (b.value or a.dtype.is_float or b.dtype.is_float):
+        raise ProgramError(f"{a} {_SYMBOL[name]} 0: a division of integers by zero")
     if name in LOGICAL:
         for side in (a, b):
             if side.dtype.kind == "f":
@@ -309,7 +315,8 @@ def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
         return Index(y * x.const if x.is_constant else x * y.const)
     if name in ("floordiv", "mod") and y.is_constant:
         if y.const < 1:
-            raise ProgramError(f"index {x} {name} {y.const}: the divisor of an index must be positive")
+            said = f"index {a if len(x.terms) == 1 and not x.const else f'({a})'} {_SYMBOL[name]} {y.const}"
+            raise ProgramError(f"{said}: the divisor of an index must be positive")
         return Index(x // y.const if name == "floordiv" else x % y.const)
     return None
 

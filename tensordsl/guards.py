@@ -68,6 +68,28 @@ def _joined(a: frozenset[Affine], b: frozenset[Affine]) -> frozenset[Affine] | N
     return None
 
 
+def cases_of_reductions(body: Expr) -> dict[int, list[Facts]]:
+    """For each reduction in an expression (by its id), the cases in which it is needed: conditions (each
+    ``>= 0``) that hold."""
+    from tensordsl import bounds
+
+    found: dict[int, list[Facts]] = {}
+    seen: set[tuple[int, Facts]] = set()
+
+    def go(e: Expr, given: Facts) -> None:
+        if (id(e), given) in seen:
+            return
+        seen.add((id(e), given))
+        if isinstance(e, Reduce):
+            found.setdefault(id(e), []).append(given)
+            return
+        for child, facts in expr.guarded_children(e, given, len(seen) < bounds.CASES):
+            go(child, facts)
+
+    go(body, ())
+    return found
+
+
 def restricted(e: Reduce, cases: Iterable[Facts]) -> Reduce:
     """A reduction with terms only in some cases, the identity elsewhere."""
     few = merged(cases)

@@ -19,6 +19,7 @@ from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
+from tensordsl.refusals import NoArray
 
 __all__ = [
     "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
@@ -56,7 +57,13 @@ def causal_order(order: OrderLike | None) -> tuple[Causal, ...]:
     """The levels of a written order."""
     if order is None:
         return ()
+    if not isinstance(order, str) and not all(isinstance(o, str) for o in _sequence(order)):
+        raise ProgramError(f"order={order!r} names no axes", hint='as in order="i", order="-i" or order=("t", "i")')
     return tuple(Causal.of(o) for o in ((order,) if isinstance(order, str) else order))
+
+
+def _sequence(value: object) -> Sequence[object]:
+    return value if isinstance(value, (tuple, list)) else (value,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +95,8 @@ class Definition:
         return tuple(sorted(self.axes, key=lambda a: rank.get(a.name, len(rank))))
 
 
-@dataclass(eq=False, slots=True)
-class Tensor:
+@dataclass(eq=False, slots=True, repr=False)
+class Tensor(NoArray):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -102,8 +109,6 @@ class Tensor:
     definition: Definition | None = None
     named: bool = True  # False: the name was made up and may be changed freely
     location: Location | None = field(default=None, repr=False)
-
-    __array_ufunc__ = None  # numpy arrays give way to our operators
 
     @property
     def ndim(self) -> int:
@@ -360,6 +365,8 @@ class ReduceAxis(Index):
 def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     """An axis ``0 <= k < size`` for `sum`, `prod`, `max`, `min`; a dimension's name may be the size."""
     default = size.lower() if isinstance(size, str) and size.isidentifier() else "k"
+    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+        raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
     return ReduceAxis(Axis(name or hidden(default), extent(size)))
 
 
@@ -490,7 +497,7 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
     from tensordsl import bounds
 
     memo: dict[int, Expr] = {}
-    given = _known_at(body)
+    given = guards.cases_of_reductions(body)
 
     def go(e: Expr) -> Expr:
         if id(e) not in memo:
@@ -519,37 +526,30 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
     return go(body)
 
 
-def _known_at(body: Expr) -> dict[int, list[tuple[Affine, ...]]]:
-    """For each reduction in an expression, the cases in which it is needed: conditions (each ``>= 0``) that hold."""
-    from tensordsl import bounds
-
-    found: dict[int, list[tuple[Affine, ...]]] = {}
-    seen: set[tuple[int, tuple[Affine, ...]]] = set()
-
-    def go(e: Expr, given: tuple[Affine, ...]) -> None:
-        if (id(e), given) in seen:
-            return
-        seen.add((id(e), given))
-        if isinstance(e, Reduce):
-            found.setdefault(id(e), []).append(given)
-            return
-        for child, facts in expr.guarded_children(e, given, len(seen) < bounds.CASES):
-            go(child, facts)
-
-    go(body, ())
-    return found
-
-
 def _axes(fn: Callable[..., Any], shape: tuple[int, ...], skip: int) -> tuple[Axis, ...]:
     """The axes of a definition, named after the parameters of its function past the first ``skip``."""
-    parameters = list(inspect.signature(fn).parameters.values())
+    parameters = _parameters(fn)
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         return tuple(Axis(f"i{d}", n) for d, n in enumerate(shape))
+    if len(parameters) != skip + len(shape):  # lambda i, c=c: .. keeps the c of now
+        parameters = [p for p in parameters if p.default is inspect.Parameter.empty]
     if len(parameters) != skip + len(shape):
         raise ProgramError(
             f"the function takes {len(parameters) - skip} indices, the shape has {len(shape)} dimensions"
         )
     return tuple(Axis(p.name, n) for p, n in zip(parameters[skip:], shape))
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        found = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # no function, or one of C
+        found = []
+    if not callable(fn) or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in found):
+        raise ProgramError(
+            f"a definition is a function of indices, got {fn!r}", hint="td.compute(shape, lambda i, j: x[j, i])"
+        )
+    return found
 
 
 def check_definition(tensor: Tensor) -> None:

@@ -30,9 +30,9 @@ def unknown_tensor() -> object:
       --> here
     hint: add it to inputs=[...]
     """
-    w = td.placeholder((4,), name="w")  # here
+    w = td.placeholder((4,), name="w")
     y = td.compute((4,), lambda i: V[i] * w[i], name="y")
-    return td.Program([V], [y])
+    return td.Program([V], [y])  # here
 
 
 @case
@@ -194,7 +194,7 @@ def index_by_data() -> object:
 @case
 def negative_divisor() -> object:
     """
-    index i floordiv -2: the divisor of an index must be positive
+    index i // -2: the divisor of an index must be positive
       --> here
     """
     return td.compute((4,), lambda i: V[i // -2], name="y")  # here
