@@ -463,14 +463,11 @@ def conditions(e: Expr) -> tuple[Affine, ...] | None:
             sides.append(Affine((), int(arg.value)))
         else:
             return None
-    a, b = sides
-    return {
-        "ge": (a - b,),
-        "gt": (a - b - 1,),
-        "le": (b - a,),
-        "lt": (b - a - 1,),
-        "eq": (a - b, b - a),
-    }[e.name]
+    a, b = sides if e.name in ("ge", "gt", "eq") else sides[::-1]
+    difference = a - b
+    if e.name == "eq":
+        return (difference, -difference)
+    return (difference - 1,) if e.name in ("gt", "lt") else (difference,)
 
 
 def condition(facts: Iterable[Affine]) -> Expr:
