@@ -85,7 +85,11 @@ _HOMES: dict[str, tuple[str, str]] = {
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'tensordsl' has no attribute {name!r}")
+        if name.startswith("_"):
+            raise AttributeError(f"module 'tensordsl' has no attribute {name!r}")
+        from tensordsl.refusals import absent
+
+        raise absent(name, "tensordsl", _HOMES)
     module = importlib.import_module(home[0])
     value = getattr(module, home[1]) if home[1] else module
     globals()[name] = value

@@ -118,6 +118,11 @@ def select(condition: Scalar, then: Scalar, otherwise: Scalar) -> Expr: ...
 def select(condition: Operand, then: Operand, otherwise: Operand) -> Any: ...
 def select(condition: Any, then: Any, otherwise: Any) -> Any:
     """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
+    if isinstance(condition, bool):
+        raise ProgramError(
+            f"the condition of select is {condition}, a value of Python",
+            hint="== and != compare tensors as objects: td.equal(x, y); Python's own values need only Python's if",
+        )
     return array.lift("select", expr.select, condition, then, otherwise)
 
 

@@ -10,6 +10,8 @@ rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 
 
 from __future__ import annotations
 
+from tensordsl.codegen.c import checked
+from tensordsl.codegen.c.checked import Checks
 from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.functions import FENCE
 from tensordsl.codegen.c.names import Names
@@ -29,8 +31,9 @@ from tensordsl.targets import Target
 _ALIGN = 64  # bytes
 
 
-def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
+def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: Checks | None = None) -> Source:
     """The kernel of a nest.  symbol: the function's name (default: the program's name and _kernel).
+    checks: of a debug build (see `checked`), for a nest made plain.
 
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
@@ -44,6 +47,9 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     names = Names(known, loops, spread=plan.names(), reserved=[symbol])
     w = Writer(target, symbol, names, lanes, plan, known)
     _roles(w, nest, body)
+    w.checks = checks
+    if checks is not None:
+        w.prelude.need("TD_AT", checked.MACRO)
     statement(w, body, Place({}))
     f = w.function
     unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
@@ -53,8 +59,12 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
     stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
-    checks = [*_checks(w, parameters, needed), *(line for b in stated for line in _values_check(w, b))]
-    kernel = "\n".join([head, *checks, *f.lines, *tail, "    return 0;", "}", ""])
+    start, end = _checks(w, parameters, needed), ["    return 0;"]
+    if checks is not None:
+        w.finished.append(checked.before(symbol))
+        start, end = [*start, *checked.first_lines(symbol)], checked.LAST_LINES
+    start += [line for b in stated for line in _values_check(w, b)]
+    kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
