@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tensordsl import causality, expr, hazards
+from tensordsl import accesses, causality, hazards
 from tensordsl.causality import Group
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr, Read
+from tensordsl.expr import Expr
 from tensordsl.tensor import Definition, Tensor
 
 
@@ -42,6 +42,11 @@ class Program:
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
+        for role, given in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(given, (tuple, list)):
+                raise ProgramError(
+                    f"the {role} of a program are a list of tensors, got {given!r}", hint="td.Program([x], [y])"
+                )
         ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
@@ -74,16 +79,13 @@ class Program:
         pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}
         fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
 
-        def link(e: Expr) -> Expr | None:
-            return replace(e, source=get(e.source.name)) if isinstance(e, Read) else None
-
         def get(name: str) -> Tensor:
             if name not in fresh:
                 t = pool[name]
                 d = new.get(name, t.definition)
                 fresh[name] = copy = replace(t, definition=None)
                 if d is not None:
-                    copy.definition = replace(d, body=expr.transform(d.body, link))
+                    copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
         return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
@@ -133,12 +135,9 @@ def _normalise(
         if id(t) not in copies:
             copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
 
-    def link(e: Expr) -> Expr | None:
-        return replace(e, source=copies[id(e.source)]) if isinstance(e, Read) else None
-
     for t in order:
         d = _definition(t)
-        copies[id(t)].definition = replace(d, body=expr.transform(d.body, link))
+        copies[id(t)].definition = replace(d, body=accesses.map_sources(d.body, lambda source: copies[id(source)]))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
 
@@ -222,6 +221,5 @@ def _require_defined(t: Tensor, reader: str) -> None:
     if t.definition is None:
         raise ProgramError(
             f"{reader} reads {t.name}, which is neither defined nor an input",
-            location=t.location,
             hint="add it to inputs=[...]",
         )

@@ -30,9 +30,9 @@ def unknown_tensor() -> object:
       --> here
     hint: add it to inputs=[...]
     """
-    w = td.placeholder((4,), name="w")  # here
+    w = td.placeholder((4,), name="w")
     y = td.compute((4,), lambda i: V[i] * w[i], name="y")
-    return td.Program([V], [y])
+    return td.Program([V], [y])  # here
 
 
 @case
@@ -184,17 +184,49 @@ def out_of_range_in_the_middle() -> object:
 @case
 def index_by_data() -> object:
     """
-    index n[i] of v (dimension 0) is not affine in the axes
+    index n[i] of v (dimension 0) may be any int32
       --> here
-    hint: indices are sums of axes times integers, with // and % by positive integers
+    hint: state its range, td.placeholder(..., values=range(n)), or clamp it, td.clip(n[...], 0, n - 1)
     """
     return td.compute((4,), lambda i: V[N[i]], name="y")  # here
 
 
 @case
+def index_by_data_outside() -> object:
+    """
+    y: index where[i] + 1 of v (dimension 0) is out of bounds: 4 is outside 0..3
+      --> here
+    counterexample: when where[i] = 3
+    hint: guard the read with td.select, clamp the index with td.clip, or change the shape
+    """
+    where = td.placeholder((4,), "int32", name="where", values=range(4))
+    return td.compute((4,), lambda i: V[where[i] + 1], name="y")  # here
+
+
+@case
+def index_by_float() -> object:
+    """
+    index v[i] of v (dimension 0) is float32, not an integer
+      --> here
+    hint: convert it: td.cast(..., 'int32'); a condition chooses with td.select
+    """
+    return td.compute((4,), lambda i: V[V[i]], name="y")  # here
+
+
+@case
+def values_of_a_float() -> object:
+    """
+    x: float32 does not hold values=range(0, 4)
+      --> here
+    hint: values are stated for integer types that hold them
+    """
+    return td.placeholder((4,), name="x", values=range(4))  # here
+
+
+@case
 def negative_divisor() -> object:
     """
-    index i floordiv -2: the divisor of an index must be positive
+    index i // -2: the divisor of an index must be positive
       --> here
     """
     return td.compute((4,), lambda i: V[i // -2], name="y")  # here
@@ -352,7 +384,7 @@ def two_axes_of_one_name() -> object:
       --> here
     hint: td.reduce_axis(size, name=...)
     """
-    k, l = td.reduce_axis(4), td.reduce_axis(5)
+    k, l = td.reduce_axis(4, "k"), td.reduce_axis(5, "k")
     return td.compute((), lambda: td.sum(X[k, l], axis=(k, l)), name="y")  # here
 
 
