@@ -15,12 +15,14 @@ import pytest
 from tensordsl.autotune.driver import kernel_of
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
-from tensordsl.schedules.loopnest import Alloc, For, Stmt, rewrite, walk
+from tensordsl.schedules.loopnest import Alloc, For, Stmt, rewrite, stores, walk
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import sketches
 
 import tensordsl as td
+from tensordsl import expr
+from tensordsl.expr import Op
 from tensordsl.targets import target
 from tests.polybench_references import inputs_of, references
 from tests.random_schedules import Steps, apply, too_large
@@ -155,6 +157,30 @@ def test_random_schedules(name: str) -> None:
 def test_small_grids_are_not_tiled() -> None:
     program = stencils.STENCILS["jacobi_2d"](20, 40)
     assert "skew" not in steps_of(default_schedule(program, target("avx2")))
+
+
+def test_sweeps_across_rows_are_vectors_without_conditions() -> None:
+    """Coefficients once, buffers along the lanes, and every stage's ranges cut, at equal points too."""
+    s = default_schedule(stencils.STENCILS["adi"](3, 30), target("avx2"))
+    assert {"project", "permute"} <= steps_of(s)
+    found = list(stores(s.nest.body))
+    assert not any(isinstance(e, Op) and e.name == "select" for st, _ in found for e in expr.walk(st.value))
+    in_vectors = {
+        st.instance.tensor for st, path in found if any(isinstance(x, For) and x.kind == "vector" for x in path)
+    }
+    assert {"q", "s"} <= in_vectors  # the two with divisions
+
+
+def test_buffers_turn_only_for_vectors() -> None:
+    """A sweep along the rows of the caller's array reads with strides, whatever its own buffer."""
+    x = td.placeholder((40, 30), name="x")
+
+    def smooth(y, i, j):  # type: ignore[no-untyped-def]
+        return 0.5 * x[i, j] + 0.5 * td.select(j > 0, y[i, j - 1], 0.0)
+
+    y = td.recurrence((40, 30), smooth, name="y", order="j")
+    z = td.compute((40, 30), lambda i, j: y[i, j] * 2.0, name="z")
+    assert "permute" not in steps_of(default_schedule(td.Program([x], [z]), target("avx2")))
 
 
 def test_names_do_not_matter() -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.locate import stage_of
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Stmt, Store, buffers, children, stores, walk
+from tensordsl.schedules.loopnest import Alloc, For, If, Stmt, Store, buffers, children, stores, walk
 from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
-from tensordsl.schedules.sketches.orientation import orient
+from tensordsl.schedules.sketches.orientation import neighbours, orient
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -153,7 +153,7 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if any(isinstance(y, (Alloc, If)) for y, _ in walk(x.body)):
             continue
-        if all(_neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
+        if all(neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
             lanes = min(target.lanes(st.buffer.dtype) for st, _ in inside)
             chosen.append((stage_of(inside[0][0], (*path, x)), x.var, lanes))
     for stage, loop, lanes in chosen:
@@ -167,18 +167,3 @@ def _full_vectors(s: Schedule, stage: str, loop: str) -> Schedule:
         return s.peel(stage, loop, "tail")
     except ScheduleError:  # the range was shorter than a vector, or its bounds vary
         return s
-
-
-def _neighbours(st: Store, var: str) -> bool:
-    """Do the lanes of a statement write neighbouring cells, and read neighbouring or equal ones?"""
-
-    def step(buffer: Buffer, index: tuple[Affine, ...]) -> int | None:
-        total = 0
-        for i, width in zip(index, buffer.strides()):
-            if any(var in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
-                return None
-            total += i.coefficient(var) * width
-        return total
-
-    reads = [step(r.source, r.index) for r in expr.reads(st.value) if isinstance(r.source, Buffer)]
-    return step(st.buffer, st.index) == 1 and all(r in (0, 1) for r in reads)
