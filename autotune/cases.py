@@ -22,6 +22,7 @@ from tensordsl.codegen.runtime import parameters as kernel_parameters
 from tensordsl.codegen.toolchain import Toolchain
 from tensordsl.schedules.loopnest import LoopNest
 
+from tensordsl import dtypes
 from tensordsl.errors import TuneError
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -109,9 +110,11 @@ def case_inputs(program: Program, name: str, seed: int = _SEED) -> Arrays:
 
 def _with_specials(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """One element in sixteen replaced."""
-    facts = np.finfo(values.dtype)
-    specials = [0.0, -0.0, facts.smallest_subnormal, -3 * facts.smallest_subnormal, facts.tiny, 1e-20, 1e15, -1e15]
-    chosen = np.array(specials, dtype=values.dtype)[rng.integers(0, len(specials), values.shape)]
+    facts = dtypes.dtype(values.dtype).limits
+    least, tiny = float(facts.smallest_subnormal), float(facts.tiny)
+    large = min(1e15, float(facts.max) ** 0.4)
+    specials = np.array([0.0, -0.0, least, -3 * least, tiny, 1e-20, large, -large]).astype(values.dtype)
+    chosen = specials[rng.integers(0, len(specials), values.shape)]
     if (values > 0).all():  # the program needs positive numbers
         chosen = np.maximum(np.abs(chosen), facts.tiny)
     replaced: np.ndarray[Any, Any] = np.where(rng.random(values.shape) < 1 / 16, chosen, values)

@@ -86,7 +86,8 @@ class Meaning:
             raise ScheduleError(f"interpret: input {b} got an array of shape {a.shape}")
         if b.dtype.is_float and self.dtype == "float64":
             return a.astype(np.float64).ravel().tolist()  # type: ignore[no-any-return]
-        return a.astype(b.dtype.name).ravel().tolist()  # type: ignore[no-any-return]
+        a = a.astype(b.dtype.numpy)
+        return (a.astype(np.float64) if b.dtype.is_float else a).ravel().tolist()  # type: ignore[no-any-return]
 
     def _unload(self, m: Memory, cells: list[Any]) -> np.ndarray[Any, Any]:
         b = m.buffer
@@ -95,8 +96,8 @@ class Meaning:
             raise ScheduleError(
                 f"{self.nest.name}: output {b.name}{[int(x) for x in at]} is never written", context=self.nest
             )
-        name = "float64" if b.dtype.is_float and self.dtype == "float64" else b.dtype.name
-        return np.array(cells, dtype=name).reshape(b.extents())
+        kind = np.dtype("float64") if b.dtype.is_float and self.dtype == "float64" else b.dtype.numpy
+        return np.array(cells, dtype=kind).reshape(b.extents())
 
     def _fail(self, number: int, values: tuple[int, ...]) -> NoReturn:
         site = self._sites[number]

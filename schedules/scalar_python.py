@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tensordsl import expr
+from tensordsl import dtypes, expr
 from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.expr import Const, Expr, Index, Op, Read
@@ -53,16 +53,26 @@ def _truncate(value: float, dtype_name: str) -> int:
     return int(value)
 
 
-def round_to_float32(value: float) -> float:
-    """The nearest float32, as a Python float."""
-    return float(np.float32(value))
+def _rounding(t: DType) -> Callable[[float], float]:
+    """The nearest number of a type, as a Python float."""
+    kind = t.numpy.type
+
+    def nearest(value: float) -> float:
+        with np.errstate(over="ignore"):
+            return float(kind(value))
+
+    return nearest
+
+
+#: float type -> the name of its rounding in the generated text
+ROUNDINGS = {t.name: f"round_{t.name}" for t in dtypes.ALL.values() if t.is_float and t.name != "float64"}
 
 
 #: Names the generated text may use.
 GLOBALS: dict[str, Any] = {
     "inf": math.inf,
     "nan": math.nan,
-    "f32": round_to_float32,
+    **{name: _rounding(dtypes.ALL[t]) for t, name in ROUNDINGS.items()},
     "truncate": _truncate,
     "maximum": _maximum,
     "minimum": _minimum,
@@ -109,7 +119,7 @@ def convert(code: str, source: DType, to: DType, single: bool) -> str:
     if to.is_float:
         if not source.is_float:
             code = f"float({code})"
-        return f"f32({code})" if single and to.bits == 32 and source != to else code
+        return f"{ROUNDINGS[to.name]}({code})" if single and to.name in ROUNDINGS and source != to else code
     if source.is_float:
         return wrap(f"truncate({code}, {to.name!r})", to)
     if source.kind == "b":
@@ -134,8 +144,8 @@ def operation(name: str, args: list[str], t: DType, single: bool) -> str:
         code = f"({args[0]} {'//' if name == 'floordiv' else '%'} {args[1]})"
     else:
         code = f"r_{name}({', '.join(args)})"
-    if single and t.name == "float32" and name not in expr.COMPARISONS | {"max", "min", "neg", "abs"}:
-        code = f"f32({code})"
+    if single and t.name in ROUNDINGS and name not in expr.COMPARISONS | {"max", "min", "neg", "abs"}:
+        code = f"{ROUNDINGS[t.name]}({code})"
     return code
 
 
@@ -174,7 +184,7 @@ class ScalarCode:
     """Appends the statements of one expression to ``lines`` and names its value.
 
     affine: text of an index expression.  load(read, indent) emits the checks of a read and returns
-    its value's text; it may append lines.  single: round every float32 operation to float32.
+    its value's text; it may append lines.  single: round every float operation to its type.
     """
 
     def __init__(
@@ -245,8 +255,8 @@ class ScalarCode:
     def _node(self, x: Expr, indent: str) -> None:
         if isinstance(x, Const):
             code, depth = repr(x.value), 0
-            if self.single and x.dtype.name == "float32":
-                code = repr(round_to_float32(float(x.value)))
+            if self.single and x.dtype.name in ROUNDINGS:
+                code = repr(GLOBALS[ROUNDINGS[x.dtype.name]](float(x.value)))
             if not code[0].isdigit():
                 code = f"({code})"
         elif isinstance(x, Index):

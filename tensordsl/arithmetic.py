@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tensordsl.dtypes import DType
 
 Array = npt.NDArray[Any]
-#: "float64": floats are computed in float64 whatever their type; "float32": in their own type.
+#: "float64": floats are computed in float64 whatever their type; "float32": in their own type
+#: (narrower ones in float32, each result rounded).
 Precision = Literal["float64", "float32"]
 
 
@@ -31,7 +32,15 @@ class Undefined(Exception):
 
 def numpy_type(t: DType, precision: Precision) -> np.dtype[Any]:
     """The numpy type in which values of a DType are computed and stored."""
-    return np.dtype(np.float64 if t.is_float and precision == "float64" else t.name)
+    return np.dtype(np.float64) if t.is_float and precision == "float64" else t.computed.numpy
+
+
+def rounded(value: Array, t: DType) -> Array:
+    """Values of a type that are held in a wider one, rounded to it."""
+    if t.computed is t or not t.is_float:
+        return value
+    with np.errstate(over="ignore"):
+        return value.astype(t.numpy).astype(value.dtype)
 
 
 def _erf(x: Array) -> Array:

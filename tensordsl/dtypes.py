@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl.errors import ProgramError, closest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """name: numpy's name; kind: f(loat), i(nt), u(int) or b(ool); bits: width in memory."""
+    """name: numpy's name; kind: f(loat), i(nt), u(int) or b(ool); bits: width in memory.
+
+    digits: binary digits of a float's significand, the leading one included.
+    """
 
     name: str
     kind: str
     bits: int
     c_name: str
+    digits: int = 0
 
     @property
     def bytes(self) -> int:
@@ -28,7 +35,27 @@ class DType:
     @property
     def unit_roundoff(self) -> float:
         """Half the distance from 1 to the next number (0 for integers): the u of error analysis."""
-        return {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11}.get(self.name, 0.0)
+        return 2.0**-self.digits if self.digits else 0.0
+
+    @property
+    def computed(self) -> DType:
+        """The type in which a kernel computes with such values: float32 for narrower floats."""
+        return float32 if self.is_float and self.bits < 32 else self
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """numpy's type of the same name (of ml_dtypes where numpy has none)."""
+        import ml_dtypes  # noqa: F401  # its types get names in numpy
+        import numpy as np
+
+        return np.dtype(self.name)
+
+    @property
+    def limits(self) -> Any:
+        """A float's ``max``, ``tiny`` (least normal number), ``smallest_subnormal``, as `numpy.finfo` has them."""
+        import ml_dtypes
+
+        return ml_dtypes.finfo(self.numpy)  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
         return self.name
@@ -43,10 +70,13 @@ uint8 = DType("uint8", "u", 8, "unsigned char")
 uint16 = DType("uint16", "u", 16, "unsigned short")
 uint32 = DType("uint32", "u", 32, "unsigned int")
 uint64 = DType("uint64", "u", 64, "unsigned long long")
-float32 = DType("float32", "f", 32, "float")
-float64 = DType("float64", "f", 64, "double")
+float16 = DType("float16", "f", 16, "unsigned short", 11)
+bfloat16 = DType("bfloat16", "f", 16, "unsigned short", 8)
+float32 = DType("float32", "f", 32, "float", 24)
+float64 = DType("float64", "f", 64, "double", 53)
 
-ALL = {t.name: t for t in (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)}
+_INTEGERS = (int8, int16, int32, int64, uint8, uint16, uint32, uint64)
+ALL = {t.name: t for t in (bool_, *_INTEGERS, float16, bfloat16, float32, float64)}
 DTypeLike = Union[DType, str, type, Any]
 _PYTHON = {float: float32, int: int64, bool: bool_}
 
@@ -69,9 +99,14 @@ def dtype(value: DTypeLike) -> DType:
 
 
 def promote(a: DType, b: DType) -> DType:
-    """The type of an arithmetic result: the array API standard's table, floats over integers."""
+    """The type of an arithmetic result: the array API standard's table, floats over integers.
+
+    float16 and bfloat16 meet in float32, which holds both.
+    """
     if a == b:
         return a
+    if {a, b} == {float16, bfloat16}:
+        return float32
     ranks = {"b": 0, "u": 1, "i": 2, "f": 3}
     if ranks[a.kind] > ranks[b.kind]:
         a, b = b, a

@@ -26,11 +26,11 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
     def draw(t: Tensor) -> Array:
         if t.dtype.is_float:
             values = rng.uniform(0.5, 1.5, t.shape) if positive else rng.standard_normal(t.shape)
-            return np.asarray(values).astype(t.dtype.name)
+            return np.asarray(values).astype(t.dtype.numpy)
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
         low = 1 if divided else 0 if t.dtype.kind == "u" else -100
-        return np.asarray(rng.integers(low, 101, t.shape)).astype(t.dtype.name)
+        return np.asarray(rng.integers(low, 101, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.inputs}
 
@@ -39,18 +39,20 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
     """Arrays of small integers in the declared types.
 
     Float sums and products of them are exact in any order as long as they stay below 2**24
-    (float32); the range, at most -4..4, is the largest for which all sums of products of the
+    (float32, less in narrower types); the range, at most -4..4, is the largest for which all sums of products of the
     program do.  `interpreter.error_bound` of such inputs is zero for programs of sums and products.
     """
     positive = not all(_defined_everywhere(t) for t in program.tensors)
     divided = any(_divides_by_data(t) for t in program.tensors)
-    size = next((n for n in (4, 3, 2) if _largest(program, n) <= 2.0**24), 1)
+    types = {t.dtype for t in (*program.inputs, *program.tensors) if t.dtype.is_float}
+    most = min([2.0**24, *(1 / t.unit_roundoff for t in types)])
+    size = next((n for n in (4, 3, 2) if _largest(program, n) <= most), 1)
 
     def draw(t: Tensor) -> Array:
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
         low = 1 if positive or divided else 0 if t.dtype.kind == "u" else -size
-        return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.name)
+        return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.inputs}
 

@@ -101,9 +101,9 @@ class ErrorRules:
 
     def _rounding(self, value: Array, t: DType, certain: bool) -> Array:
         """Rounding once to t; nothing where the exact value is representable."""
-        error = self.unit(t) * np.abs(value) + np.where(value == 0, 0.0, np.finfo(t.name).smallest_subnormal)
+        error = self.unit(t) * np.abs(value) + np.where(value == 0, 0.0, float(t.limits.smallest_subnormal))
         if certain and t.name != "float64":
-            error = np.where(value.astype(t.name) == value, 0.0, error)
+            error = np.where(value.astype(t.numpy).astype(np.float64) == value, 0.0, error)
         elif certain:  # the float64 reference itself does not tell; integers of this size are exact
             error = np.where((value == np.rint(value)) & (np.abs(value) < 2.0**52), 0.0, error)
         return error
@@ -114,7 +114,7 @@ class ErrorRules:
         if e.name == "pow":  # by exp and log: the logarithm's rounding is magnified
             scale = np.abs(args[1].value * np.log(np.abs(args[0].value)))
             size = size * (1 + np.where(np.isfinite(scale), scale, 0.0))
-        return self.unit(e.dtype) * size + np.where(value == 0, 0.0, np.finfo(e.dtype.name).tiny)
+        return self.unit(e.dtype) * size + np.where(value == 0, 0.0, float(e.dtype.limits.tiny))
 
 
 def _error(v: Value) -> Array:
@@ -123,7 +123,7 @@ def _error(v: Value) -> Array:
 
 def _finite(value: Array, error: Array, t: DType) -> Array:
     """inf and nan are exact; nothing is claimed where a kernel may overflow."""
-    error = np.where(np.isnan(error) | (np.abs(value) + error > np.finfo(t.name).max), np.inf, error)
+    error = np.where(np.isnan(error) | (np.abs(value) + error > float(t.limits.max)), np.inf, error)
     return np.where(np.isfinite(value), error, 0.0)
 
 

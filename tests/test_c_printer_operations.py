@@ -29,12 +29,12 @@ SMOOTH = ("exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "rsqrt")
 def numbers(t: DType, seed: int, zero: bool = True) -> Any:
     """Small and large numbers of a type; integers reach both ends of their range."""
     r = np.random.default_rng(seed)
-    kind = np.dtype(t.name)
-    if kind.kind == "b":
+    kind = t.numpy
+    if t.kind == "b":
         return r.random(N) < 0.5
-    if kind.kind == "f":
+    if t.is_float:
         x = (r.integers(-400, 400, N) / 16).astype(kind)
-        return np.where(x == 0, 0 if zero else kind.type(0.5), x)
+        return np.where(x == 0, kind.type(0 if zero else 0.5), x)
     info = np.iinfo(kind)
     x = r.integers(-9 if info.min else 0, 10, N).astype(kind)
     x[:6] = [info.min, info.max, info.max // 2, 1, info.min + 1, info.max]
@@ -130,7 +130,7 @@ CASES = {
 
 #: on further compilers and instruction sets: one type of every width and kind
 FEW = (
-    *(f"operations_{t}" for t in ("bool", "int8", "uint16", "int32", "int64", "float32", "float64")),
+    *(f"operations_{t}" for t in ("bool", "int8", "uint16", "int32", "int64", "float32", "float64", "float16", "bfloat16")),
     "conversions_float32", "conversions_int32", "conversions_bool", "smooth_float32", "smooth_float64",
 )  # fmt: skip
 

@@ -381,4 +381,4 @@ def test_dtypes_of_results() -> None:
     outputs = [td.compute((2,), lambda i: td.cast(x[i], t), f"y_{t}") for t in dtypes.ALL]
     found = run([x], outputs, [np.array([1, 2], np.uint8)])
     for t, array in zip(dtypes.ALL.values(), found):
-        assert array.dtype == (np.float64 if t.is_float else np.dtype(t.name))
+        assert array.dtype == (np.float64 if t.is_float else t.numpy)

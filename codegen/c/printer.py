@@ -16,6 +16,7 @@ from tensordsl.codegen.c.private import private
 from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
+from tensordsl.codegen.representation import represented
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
 
@@ -32,6 +33,7 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
+    original, nest = nest, represented(nest)
     body = private(nest.body)
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
@@ -52,7 +54,8 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if left_to_the_compiler(body) else ()
-    return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
+    callers = tuple(p for p in original.parameters if not p.banks)
+    return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 
 
 def left_to_the_compiler(body: Stmt) -> bool:

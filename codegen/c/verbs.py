@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from tensordsl.codegen.c.narrow import NARROW, narrow, widen
 from tensordsl.codegen.c.types import element, literal, signed, vector_name
 
 from tensordsl import dtypes
@@ -323,6 +324,7 @@ _BOTH: dict[str, Rule] = {
     "max": _extreme(">"), "min": _extreme("<"), "abs": _absolute, "sqrt": _square_root,
     "floor": _rounded("floor"), "ceil": _rounded("ceil"),
     "floordiv": _division("floordiv"), "mod": _division("mod"),
+    **{f"widen_{t}": widen(t) for t in NARROW}, **{f"narrow_{t}": narrow(t) for t in NARROW},
 }  # fmt: skip
 _SCALAR = _BOTH
 _VECTOR: dict[str, Rule] = {
@@ -334,5 +336,5 @@ _VECTOR: dict[str, Rule] = {
     "load_first": _load_first, "store_first": _store_first,
     "gather": _gather, "gather_masked": _gather_masked,
     "scatter": _scatter, "scatter_masked": _scatter_masked, "stream": _stream,
-    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind != "b"},
+    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind != "b" and t not in NARROW},
 }  # fmt: skip

@@ -150,7 +150,8 @@ def _described(p: Parameter) -> str:
         "output": "output",
         "inplace": f"input, overwritten with {p.output}",
     }[p.role]
-    return f"  {parameter_name(p.name)}: {p.dtype}, rank {len(p.shape)}, {meaning}"
+    bits = " (its bits)" if p.dtype.is_float and c_type(p.dtype).startswith("uint") else ""
+    return f"  {parameter_name(p.name)}: {p.dtype}{bits}, rank {len(p.shape)}, {meaning}"
 
 
 def _sizes(o: Operator, v: Variant) -> str:
