@@ -91,6 +91,7 @@ GLOBALS: dict[str, Any] = {
     "r_sin": _real(math.sin, np.sin),
     "r_cos": _real(math.cos, np.cos),
     "r_floor": _real(lambda x: float(math.floor(x)), np.floor),
+    "r_round": _real(lambda x: math.copysign(round(x), x), np.rint),  # Python's goes to even as well
     "r_ceil": _real(lambda x: float(math.ceil(x)), np.ceil),
 }
 

@@ -38,6 +38,8 @@ _HOMES: dict[str, tuple[str, str]] = {
             "not_equal",
             "pow",
             "prod",
+            "rint",
+            "round",
             "rsqrt",
             "select",
             "sigmoid",

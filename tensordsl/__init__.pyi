@@ -44,6 +44,8 @@ from tensordsl.functions import minimum as minimum
 from tensordsl.functions import not_equal as not_equal
 from tensordsl.functions import pow as pow
 from tensordsl.functions import prod as prod
+from tensordsl.functions import rint as rint
+from tensordsl.functions import round as round
 from tensordsl.functions import rsqrt as rsqrt
 from tensordsl.functions import select as select
 from tensordsl.functions import sigmoid as sigmoid

@@ -82,6 +82,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cos": np.cos,
     "floor": np.floor,
     "ceil": np.ceil,
+    "round": np.rint,
 }
 
 #: name of a reducer -> the numpy function whose ``.reduce`` it is

@@ -76,6 +76,8 @@ sin = _unary("sin", "The sine of x radians.")
 cos = _unary("cos", "The cosine of x radians.")
 floor = _unary("floor", "The greatest integer not above x, in x's type.")
 ceil = _unary("ceil", "The least integer not below x, in x's type.")
+round = _unary("round", "The nearest integer, in x's type; the even one of two that are as near.")
+rint = round  #: the name numpy and C give to it
 sigmoid = _unary("sigmoid", "1 / (1 + exp(-x)).", lambda x: 1.0 / (1.0 + expr.unary("exp", -x)))
 
 

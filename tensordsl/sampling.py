@@ -125,4 +125,4 @@ def _never_negative(e: Expr, depth: int) -> bool:
     return any(signs) if e.name == "max" else all(signs) if e.name in _SIGN_KEEPING else False
 
 
-_SIGN_KEEPING = frozenset({"add", "mul", "div", "min", "select", "cast", "floor", "ceil"})
+_SIGN_KEEPING = frozenset({"add", "mul", "div", "min", "select", "cast", "floor", "ceil", "round"})

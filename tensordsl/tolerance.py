@@ -35,9 +35,9 @@ SAFETY = 2.0
 #: Error of a function of reals in units of u: 2 ulp.
 FUNCTION_ERROR = 4.0
 _FUNCTIONS = frozenset({"exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "rsqrt", "pow"})
-_MONOTONE = frozenset({"exp", "exp2", "log", "log2", "tanh", "erf", "rsqrt", "sqrt", "floor", "ceil"})
+_MONOTONE = frozenset({"exp", "exp2", "log", "log2", "tanh", "erf", "rsqrt", "sqrt", "floor", "ceil", "round"})
 #: Results that are always representable when the operands are.
-_EXACT = frozenset({"neg", "abs", "max", "min", "floor", "ceil"})
+_EXACT = frozenset({"neg", "abs", "max", "min", "floor", "ceil", "round"})
 
 
 class ErrorRules:

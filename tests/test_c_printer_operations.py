@@ -61,7 +61,7 @@ def build(t: str) -> tuple[LoopNest, dict[str, Any]]:
         formulas["div"] = lambda i: x[i] / z[i]
         formulas["floordiv"] = lambda i: x[i] // z[i]
         formulas["mod"] = lambda i: x[i] % z[i]
-        for name in ("floor", "ceil", "neg", "abs"):
+        for name in ("floor", "ceil", "round", "neg", "abs"):
             formulas[name] = one(name)
         formulas["sqrt"] = lambda i: expr.unary("sqrt", expr.unary("abs", x[i]))
     elif d.kind in "iu":

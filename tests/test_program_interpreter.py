@@ -237,7 +237,24 @@ def test_division_by_zero_of_floats() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "neg", "abs"]
+    "name",
+    [
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "exp2",
+        "log",
+        "log2",
+        "tanh",
+        "erf",
+        "sin",
+        "cos",
+        "floor",
+        "ceil",
+        "round",
+        "neg",
+        "abs",
+    ],
 )
 def test_functions_of_reals(name: str) -> None:
     reference: Any = {"rsqrt": lambda x: 1 / np.sqrt(x), "erf": np.vectorize(math.erf), "neg": np.negative}

@@ -147,6 +147,21 @@ def _rounded(name: str) -> Callable[[Shape], Text]:
     return rule
 
 
+def _nearest(s: Shape) -> Text:
+    """The nearest integer, ties to even: adding a number without a fraction of its own rounds."""
+    if not s.lanes:
+        return Text(s.S, f"{s.S} a", f"return __builtin_rint{'f' if s.t.bits == 32 else ''}(a);")
+    whole = literal(2.0 ** (23 if s.t.bits == 32 else 52), s.t)
+    most = literal((1 << (s.t.bits - 1)) - 1, signed(s.t.bits))
+    choose, absolute = (s.prelude.verb(v, s.t, s.lanes) for v in ("select", "abs"))
+    body = (
+        f"const {s.V} m = {absolute}(a); {s.V} t = m + {whole}; t = t - {whole}; "
+        f"const {s.V} r = ({s.V})((({s.M})t & {most}) | (({s.M})a & ~{most})); "
+        f"return {choose}(({s.M})(m < {whole}), r, a);"
+    )
+    return Text(s.V, f"{s.V} a", body, ("a",))
+
+
 def _square_root(s: Shape) -> Text:
     f = f"__builtin_sqrt{'f' if s.t.bits == 32 else ''}"
     if not s.lanes:
@@ -322,7 +337,7 @@ def _from(source: DType) -> Callable[[Shape], Text]:
 Rule = Callable[[Shape], Text]
 _BOTH: dict[str, Rule] = {
     "max": _extreme(">"), "min": _extreme("<"), "abs": _absolute, "sqrt": _square_root,
-    "floor": _rounded("floor"), "ceil": _rounded("ceil"),
+    "floor": _rounded("floor"), "ceil": _rounded("ceil"), "round": _nearest,
     "floordiv": _division("floordiv"), "mod": _division("mod"),
     **{f"widen_{t}": widen(t) for t in NARROW}, **{f"narrow_{t}": narrow(t) for t in NARROW},
 }  # fmt: skip
