@@ -84,7 +84,9 @@ def _write(program: Program, parameters: Iterable[Parameter], folder: Path, name
     with room_for_files():
         for p in parameters:
             if p.role != "output":
-                np.save(folder / f"{name}.in.{p.name}.npy", inputs[p.name])
+                given = inputs[p.name]
+                bits = given if given.dtype.isbuiltin == 1 else given.view(f"u{given.itemsize}")
+                np.save(folder / f"{name}.in.{p.name}.npy", bits)  # numpy's files know its own types only
             if p.role in ("output", "inplace"):
                 output = taken_over.get(p.name, p.name)
                 np.save(folder / f"{name}.out.{p.name}.npy", expected[output])

@@ -210,8 +210,7 @@ class Worker:
     def _file(self, case: Case, kind: str, p: Parameter) -> np.ndarray[Any, Any]:
         path = Path(self.place.folder) / f"{case.name}.{kind}.{p.name}.npy"
         array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        # numpy's files forget the types of ml_dtypes
-        return array.view(ALL[p.dtype].numpy) if array.dtype.kind == "V" else array
+        return array.view(ALL[p.dtype].numpy) if kind == "in" else array
 
     def _fill(self, case: Case) -> None:
         """Inputs of the case; outputs poisoned."""

@@ -21,9 +21,9 @@ _DEVICE_NAMES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14
 #: DLDataTypeCode -> kind of `DType`.
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
 _CODES = {kind: code for code, kind in _KINDS.items()}
-_BFLOAT = 4
+_OTHER_CODES = {"bfloat16": 4, "float8_e4m3fn": 10, "float8_e5m2": 12}
 #: (code, bits) -> name
-_NAMES = {(_BFLOAT if t.name == "bfloat16" else _CODES[t.kind], t.bits): t.name for t in ALL.values()}
+_NAMES = {(_OTHER_CODES.get(t.name, _CODES[t.kind]), t.bits): t.name for t in ALL.values()}
 _READ_ONLY = 1
 
 

@@ -20,7 +20,7 @@ from tensordsl.codegen.compile import CompiledKernel
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.loopnest import LoopNest
 
-from tensordsl.dtypes import DType, bfloat16, float16
+from tensordsl.dtypes import ALL, DType
 from tensordsl.errors import BuildError, InternalError
 from tensordsl.targets import Target
 
@@ -47,10 +47,11 @@ def _view_memory(array: Any) -> Any:
 
 def _bits(t: DType) -> Callable[[Any], Any]:
     """A number as the bits that a kernel takes for a narrow float by value."""
+    size = ctypes.c_uint16 if t.bits == 16 else ctypes.c_uint8
 
     def argument(value: Any) -> Any:
         with np.errstate(over="ignore"):
-            return ctypes.c_uint16(int(np.array(value, t.numpy).view(np.uint16)))
+            return size(int(np.array(value, t.numpy).view(f"u{t.bytes}")))
 
     return argument
 
@@ -59,7 +60,7 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
     "bool": ctypes.c_uint8, "int8": ctypes.c_int8, "int16": ctypes.c_int16, "int32": ctypes.c_int32,
     "int64": ctypes.c_int64, "uint8": ctypes.c_uint8, "uint16": ctypes.c_uint16, "uint32": ctypes.c_uint32,
     "uint64": ctypes.c_uint64, "float32": ctypes.c_float, "float64": ctypes.c_double,
-    "float16": _bits(float16), "bfloat16": _bits(bfloat16),
+    **{t.name: _bits(t) for t in ALL.values() if t.is_float and t.bits < 32},
 }  # fmt: skip
 _REALS = (float, int)
 _WORKSPACE_ALIGNMENT = 64

@@ -128,7 +128,8 @@ def _reduction(name: str, x: Tensor, axis: Axes, keepdims: bool) -> tuple[tuple[
     if body.dtype.kind == "b" and name in ("sum", "prod"):
         body = expr.cast(body, "int64")
     if over:
-        body = Reduce(REDUCERS[name], tuple(Axis(names[d], x.shape[d]) for d in over), body, user_location())
+        axes = tuple(Axis(names[d], x.shape[d]) for d in over)
+        body = Reduce(REDUCERS[name], axes, expr.operand(body), user_location())
     return tuple(kept), body
 
 
@@ -219,7 +220,7 @@ def einsum(subscripts: str, *operands: Tensor) -> Tensor:
     reduced = tuple(Axis(label, n) for label, n in extents.items() if label not in kept)
     body = _product(reads)
     if reduced:
-        body = Reduce(REDUCERS["sum"], reduced, body, user_location())
+        body = Reduce(REDUCERS["sum"], reduced, expr.operand(body), user_location())
     return define(axes, body, None, label="einsum")
 
 

@@ -43,6 +43,11 @@ class DType:
         return float32 if self.is_float and self.bits < 32 else self
 
     @property
+    def arithmetic(self) -> DType:
+        """The type that operations take such values in: float32 for types that only store numbers."""
+        return float32 if self.is_float and self.bits == 8 else self
+
+    @property
     def numpy(self) -> np.dtype[Any]:
         """numpy's type of the same name (of ml_dtypes where numpy has none)."""
         import ml_dtypes  # noqa: F401  # its types get names in numpy
@@ -70,13 +75,15 @@ uint8 = DType("uint8", "u", 8, "unsigned char")
 uint16 = DType("uint16", "u", 16, "unsigned short")
 uint32 = DType("uint32", "u", 32, "unsigned int")
 uint64 = DType("uint64", "u", 64, "unsigned long long")
+float8_e4m3fn = DType("float8_e4m3fn", "f", 8, "unsigned char", 4)
+float8_e5m2 = DType("float8_e5m2", "f", 8, "unsigned char", 3)
 float16 = DType("float16", "f", 16, "unsigned short", 11)
 bfloat16 = DType("bfloat16", "f", 16, "unsigned short", 8)
 float32 = DType("float32", "f", 32, "float", 24)
 float64 = DType("float64", "f", 64, "double", 53)
 
 _INTEGERS = (int8, int16, int32, int64, uint8, uint16, uint32, uint64)
-ALL = {t.name: t for t in (bool_, *_INTEGERS, float16, bfloat16, float32, float64)}
+ALL = {t.name: t for t in (bool_, *_INTEGERS, float8_e4m3fn, float8_e5m2, float16, bfloat16, float32, float64)}
 DTypeLike = Union[DType, str, type, Any]
 _PYTHON = {float: float32, int: int64, bool: bool_}
 
@@ -101,10 +108,11 @@ def dtype(value: DTypeLike) -> DType:
 def promote(a: DType, b: DType) -> DType:
     """The type of an arithmetic result: the array API standard's table, floats over integers.
 
-    float16 and bfloat16 meet in float32, which holds both.
+    float16 and bfloat16 meet in float32, which holds both.  Types that only store numbers count as float32.
     """
     if a == b:
         return a
+    a, b = a.arithmetic, b.arithmetic
     if {a, b} == {float16, bfloat16}:
         return float32
     ranks = {"b": 0, "u": 1, "i": 2, "f": 3}

@@ -265,10 +265,15 @@ def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
     return Op("cast", (e,), t)
 
 
+def operand(e: Expr) -> Expr:
+    """A value as operations take it: what a type only stores is converted."""
+    return cast(e, e.dtype.arithmetic)
+
+
 def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     """A two-argument operation with numpy's type promotion; affine integers stay affine."""
-    a = expression(left, right.dtype if isinstance(right, Expr) else None)
-    b = expression(right, a.dtype)
+    a = operand(expression(left, right.dtype if isinstance(right, Expr) else None))
+    b = operand(expression(right, a.dtype))
     folded = _affine(name, a, b)
     if folded is not None:
         return folded
@@ -316,7 +321,7 @@ def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
 
 def unary(name: str, value: ExprLike) -> Expr:
     """A one-argument operation; functions of reals take floats only (integers are cast)."""
-    e = expression(value)
+    e = operand(expression(value))
     if name in ("neg", "abs") and e.dtype.kind == "b":
         e = cast(e, dtypes.int64)
     if name == "neg" and isinstance(e, Index):

@@ -159,7 +159,7 @@ def _reduce(name: str, value: Any, axis: Any, keepdims: bool, where: Any = None)
     body = expr.expression(value)
     if body.dtype.kind == "b" and name in ("sum", "prod"):
         body = expr.cast(body, "int64")
-    reduction = Reduce(REDUCERS[name], tuple(a.axis for a in axes), body, user_location())
+    reduction = Reduce(REDUCERS[name], tuple(a.axis for a in axes), expr.operand(body), user_location())
     return reduction if where is None else expr.where(reduction, expr.expression(where))
 
 

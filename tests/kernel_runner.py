@@ -64,7 +64,9 @@ def save(path: Path, nest: LoopNest, trials: Sequence[tuple[Arrays, Arrays, Arra
     for k, (inputs, outputs, bounds) in enumerate(trials):
         for p in parameters(nest):
             if p.role != "output":
-                arrays[f"{k}/in/{p.name}"] = np.asarray(inputs[p.name]).astype(p.dtype.numpy)
+                given = np.asarray(inputs[p.name]).astype(p.dtype.numpy)
+                # numpy's files know its own types only
+                arrays[f"{k}/in/{p.name}"] = given if given.dtype.isbuiltin == 1 else given.view(f"u{given.itemsize}")
             output = p.name if p.role == "output" else p.output
             if output:
                 arrays[f"{k}/out/{p.name}"] = np.asarray(outputs[output])
@@ -129,7 +131,7 @@ def execute(j: Job) -> int:
     for trial in range(j.trials):
         for late in (True, False):
             own = {n.removeprefix(f"{trial}/"): data[n] for n in data.files if n.startswith(f"{trial}/")}
-            for name, dtype, _, _ in j.parameters:  # numpy's files forget the types of ml_dtypes
+            for name, dtype, _, _ in j.parameters:
                 if f"in/{name}" in own:
                     own[f"in/{name}"] = own[f"in/{name}"].view(ALL[dtype].numpy)
             code = _once(j, function, own, late)

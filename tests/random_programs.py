@@ -30,10 +30,15 @@ MOST_POINTS = 6000
 LIMIT = {
     "float32": 2**22, "float64": 2**50, "int8": 2**5, "int16": 2**13, "int32": 2**29, "int64": 2**50, "uint8": 2**6,
     "uint16": 2**13, "uint32": 2**29, "float16": 2**9, "bfloat16": 2**6,
+    "float8_e4m3fn": 2**2, "float8_e5m2": 2**1,
 }  # fmt: skip
 DTYPES = ("float32",) * 8 + ("float64", "int32", "int64", "int16", "int8", "uint8", "uint16", "uint32", "bool")
 #: With the types that kernels compute in another one.
-NARROW = ("float16", "bfloat16") * 3 + ("float32", "float32", "float64", "int32", "int8", "uint8", "bool")
+NARROW = (
+    ("float16", "bfloat16") * 3
+    + ("float8_e4m3fn", "float8_e5m2")
+    + ("float32", "float32", "float64", "int32", "int8", "uint8", "bool")
+)
 #: Names that C, the printer or the loops of a nest use as well.
 HOSTILE = ("i", "k", "t", "float", "t1", "call", "workspace", "x0_r")
 KINDS = ("pointwise", "pointwise", "reduction", "contraction", "stencil", "recurrence", "normalised", "system")
@@ -147,6 +152,7 @@ class Generator:
         reducer = reducer if points else "sum"  # an empty maximum is infinite
         for _ in range(20):
             e, bound = self.value(axes + reduced, factors, product=factors > 1)
+            e = expr.operand(e)
             total = bound
             limit = LIMIT.get(e.dtype.name, 0)
             if e.dtype.kind == "b" and self.rng.random() < 0.5:  # any and all
@@ -337,7 +343,7 @@ class Generator:
         if pick == 5:
             return select(e > 0, e, expr.constant(0, e.dtype)), bound
         if pick == 6 and self.mixed and e.dtype.kind != "u":
-            known = [t for t in LIMIT if self.narrow or t not in ("float16", "bfloat16")]
+            known = [t for t in LIMIT if self.narrow or t not in NARROW or t in DTYPES]
             to = self.rng.choice([t for t in known if LIMIT[t] >= bound and t[0] != "u"])
             return expr.cast(e, to), bound
         return _clamp(e, 5), 5

@@ -155,9 +155,14 @@ def check(printed: Printed, name: str) -> None:
     lanes = printed.run(f"{name}_vector", arrays, shift=1)
     for output, value in exact.items():
         label = f"{name}: {output}"
-        np.testing.assert_array_equal(lanes[output], plain[output], err_msg=f"{label}: vector and scalar differ")
+        np.testing.assert_array_equal(wide(lanes[output]), wide(plain[output]), f"{label}: vector and scalar differ")
         if output.removeprefix("o_") in (*SMOOTH, "pow"):
             u = 2.0 ** (-24 if "float32" in name else -53)
             np.testing.assert_allclose(plain[output], value, rtol=8 * u, atol=8 * u, err_msg=label)
         else:
-            np.testing.assert_array_equal(plain[output], value.astype(plain[output].dtype), err_msg=label)
+            np.testing.assert_array_equal(wide(plain[output]), wide(value.astype(plain[output].dtype)), label)
+
+
+def wide(x: Any) -> Any:
+    """numpy's tests know nan in types of its own only."""
+    return x if x.dtype.isbuiltin == 1 else x.astype(np.float64)

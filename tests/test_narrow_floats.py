@@ -28,6 +28,7 @@ from tests.random_programs import random_program, small_integers, smooth_values
 from tests.random_schedules import Steps, apply, too_large
 
 TYPES = ("float16", "bfloat16")
+STORED = ("float8_e4m3fn", "float8_e5m2")
 TARGETS = ("native", "avx2", "portable")
 
 
@@ -53,7 +54,7 @@ def program_of(inputs: list, *outputs: object, name: str = "kernel") -> td.Progr
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("machine", TARGETS)
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", (*TYPES, *STORED))
 def test_every_number_converts(name: str, machine: str) -> None:
     t = dtypes.dtype(name)
     every = np.arange(1 << t.bits, dtype=f"u{t.bytes}").view(t.numpy)
@@ -184,6 +185,26 @@ def test_scalars_come_by_value_and_outputs_in_place() -> None:
     result = kernel(data, 0.5)
     assert result is data and data.astype(float).tolist() == [0.5, 1, 1.5, 2, 2.5]
     assert kernel(data, np.float16(2)).astype(float).tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("name", STORED)
+def test_types_that_only_store(name: str) -> None:
+    """Arithmetic is in float32; a cast, and only a cast, makes such a number again."""
+    t = dtypes.dtype(name)
+    x, w = td.placeholder((6, 20), name, name="x"), td.placeholder((20,), "bfloat16", name="w")
+    total = (x * w).sum(axis=1)
+    peak = td.max(x, axis=1)
+    assert [e.dtype.name for e in (x * w, total, peak, td.maximum(x, 0.5), -x)] == ["float32"] * 5
+    program = td.Program([x, w], [total, peak, td.cast(td.sqrt(abs(x)), name)])
+    assert program.outputs[2].dtype.name == name
+    rng = np.random.default_rng(0)
+    data = [rng.standard_normal((6, 20)).astype(t.numpy), rng.standard_normal(20).astype("bfloat16")]
+    found = td.compile(program)(*data)
+    wide = [d.astype(np.float32) for d in data]
+    np.testing.assert_allclose(found[0], (wide[0] * wide[1]).sum(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(found[1], wide[0].max(axis=1))
+    assert same(found[2], np.sqrt(np.abs(wide[0])).astype(t.numpy))
 
 
 def test_a_wrong_type_is_refused() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from tensordsl import dtypes
 from tensordsl.dtypes import DType
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from tensordsl.codegen.c.verbs import Shape, Text
 
 NARROW = tuple(t for t in dtypes.ALL.values() if t.is_float and t.bits < 32)
-_INFINITY = 0x7F800000
+_INFINITY, _NAN = 0x7F800000, 0x7FC00000
 _HALF = "#if defined(__FLT16_MANT_DIG__) && (defined(__F16C__) || defined(__aarch64__))"
 
 
@@ -30,7 +32,7 @@ class Format(NamedTuple):
 
 def format_of(t: DType) -> Format:
     mantissa = t.digits - 1
-    return Format(mantissa, t.bits - 1 - mantissa, True)
+    return Format(mantissa, t.bits - 1 - mantissa, t is not dtypes.float8_e4m3fn)
 
 
 class _Forms(NamedTuple):
@@ -95,11 +97,12 @@ def _or_half(s: Shape, t: DType, half: str, text: str) -> str:
 def _widened(w: _Forms, f: Format) -> str:
     """The exponent is moved by a multiplication, which makes subnormal numbers normal."""
     top = f.mantissa + f.exponent
-    special = w.mask(f"({w.I})e >= {((1 << f.exponent) - 1) << f.mantissa}")
+    first = ((1 << f.exponent) - 1) << f.mantissa if f.infinite else (1 << top) - 1
+    special = w.mask(f"({w.I})e >= {first}")
     return (
         f"const {w.U} e = x & {(1 << top) - 1}U; {w.real('m', f'e << {23 - f.mantissa}')} "
         f"{w.bits('n', f'm * 0x1p{127 - f.bias}f')} "
-        f"{w.real('r', f'n | ({special} & {_INFINITY}U) | ((x >> {top}) << 31)')} return r;"
+        f"{w.real('r', f'n | ({special} & {_INFINITY if f.infinite else _NAN}U) | ((x >> {top}) << 31)')} return r;"
     )
 
 
@@ -127,15 +130,20 @@ def narrow(t: DType) -> Callable[[Shape], Text]:
 def _narrowed(w: _Forms, f: Format) -> str:
     """Normal numbers round as integers; an addition that loses the right bits rounds subnormal ones."""
     shift, top = 23 - f.mantissa, f.mantissa + f.exponent
-    infinity = ((1 << f.exponent) - 1) << f.mantissa
+    infinity, nan = ((1 << f.exponent) - 1) << f.mantissa, (1 << top) - 1
+    limit = (f.bias + 128) << 23
+    if f.infinite:
+        nan = infinity | 1 << (f.mantissa - 1)
+    else:  # the pattern of all ones is nan, and stands for what is above half the way to it as well
+        infinity, limit = nan, int(np.float32((2 - 1.5 * 2.0**-f.mantissa) * 2.0 ** (f.bias + 1)).view(np.uint32)) + 1
     magic = (127 - f.bias + shift + 1) << 23
     tiny = w.mask(f"({w.I})u < {(128 - f.bias) << 23}")
-    large = w.mask(f"({w.I})u >= {(f.bias + 128) << 23}")
+    large = w.mask(f"({w.I})u >= {limit}")
     return (
         f"const {w.U} normal = (u + {(1 << (shift - 1)) - 1}U + ((u >> {shift}) & 1U) "
         f"- {(127 - f.bias) << 23}U) >> {shift}; "
         f"{w.real('v', 'u')} {w.real('g', f'({w.U}){{0}} + {magic}U')} {w.bits('y', 'v + g')} "
         f"const {w.U} tiny = {tiny}, large = {large}, "
         f"q = (tiny & (y - {magic}U)) | (~tiny & normal), p = (large & {infinity}U) | (~large & q), "
-        f"r = (bad & {infinity | 1 << (f.mantissa - 1)}U) | (~bad & p) | ((x >> 31) << {top});"
+        f"r = (bad & {nan}U) | (~bad & p) | ((x >> 31) << {top});"
     )

@@ -29,7 +29,7 @@ C_TYPES: Mapping[str, str] = {
     "bool": "uint8_t", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t",
     "uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
     "float32": "float", "float64": "double",
-    "float16": "uint16_t", "bfloat16": "uint16_t",  # their bits
+    "float16": "uint16_t", "bfloat16": "uint16_t", "float8_e4m3fn": "uint8_t", "float8_e5m2": "uint8_t",  # the bits
 }  # fmt: skip
 
 
