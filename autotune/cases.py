@@ -18,6 +18,7 @@ import numpy as np
 from tensordsl.autotune.measure import measuring_core, room_for_files
 from tensordsl.autotune.timing_c import REFERENCE_STEPS, timing_library
 from tensordsl.autotune.worker import Case, Parameter, Workplace
+from tensordsl.codegen.packed import is_packed, packed, packed_shape
 from tensordsl.codegen.runtime import parameters as kernel_parameters
 from tensordsl.codegen.toolchain import Toolchain
 from tensordsl.schedules.loopnest import LoopNest
@@ -58,7 +59,12 @@ def workplace(
 
     names: of cases, see `case_inputs`; kernels are timed on the last one.
     """
-    parameters = tuple(Parameter(p.name, p.shape, p.dtype.name, p.role) for p in kernel_parameters(nest))
+    parameters = tuple(
+        Parameter(p.name, packed_shape(p.shape), "uint8", p.role)
+        if is_packed(p.dtype)
+        else Parameter(p.name, p.shape, p.dtype.name, p.role)
+        for p in kernel_parameters(nest)
+    )
     by_value = [_c_type(program, p.name) if p.role == "scalar" else "" for p in parameters]
     cases = tuple(_write(program, parameters, folder, name) for name in names)
     return Workplace(
@@ -84,7 +90,7 @@ def _write(program: Program, parameters: Iterable[Parameter], folder: Path, name
     with room_for_files():
         for p in parameters:
             if p.role != "output":
-                given = inputs[p.name]
+                given = packed(inputs[p.name]) if is_packed(program[p.name].dtype) else inputs[p.name]
                 bits = given if given.dtype.isbuiltin == 1 else given.view(f"u{given.itemsize}")
                 np.save(folder / f"{name}.in.{p.name}.npy", bits)  # numpy's files know its own types only
             if p.role in ("output", "inplace"):

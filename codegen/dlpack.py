@@ -23,7 +23,7 @@ _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
 _CODES = {kind: code for code, kind in _KINDS.items()}
 _OTHER_CODES = {"bfloat16": 4, "float8_e4m3fn": 10, "float8_e5m2": 12}
 #: (code, bits) -> name
-_NAMES = {(_OTHER_CODES.get(t.name, _CODES[t.kind]), t.bits): t.name for t in ALL.values()}
+_NAMES = {(_OTHER_CODES.get(t.name, _CODES[t.kind]), t.bits): t.name for t in ALL.values() if t.bits >= 8}
 _READ_ONLY = 1
 
 

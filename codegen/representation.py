@@ -8,6 +8,7 @@ A float16 or bfloat16 element is an unsigned integer of its bits in memory and a
 - a cast to the type rounds: it narrows and widens;
 - register buffers are float32 (but those through which elements only pass), and so are buffers of the kernel's own in
   which sums accumulate;
+- a 4-bit integer is half a byte in the caller's memory, and has a byte of its own everywhere else;
 - a loop that accumulates into one cell of memory does so in a register, and stores once.
 
 So a kernel rounds less often than a definition says, never more often: its error bound holds.
@@ -20,6 +21,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
+from tensordsl.codegen.packed import bytes_index, is_packed, packed_shape, unpacked
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -49,7 +51,7 @@ Places = Mapping[Buffer, Buffer]
 
 
 def represented(nest: LoopNest) -> LoopNest:
-    """The same kernel without narrow floats; a nest that has none is returned as it is."""
+    """The same kernel without narrow types; a nest that has none is returned as it is."""
     known = list(buffers(nest).values())
     narrow = {b for b in known if is_narrow(b.dtype)}
     if not narrow and not any(is_narrow(e.dtype) for st, _ in stores(nest.body) for e in expr.walk(st.value)):
@@ -77,6 +79,13 @@ def bits_of(t: DType) -> DType:
 
 
 def _place(b: Buffer, accumulates: bool, moved: bool = False) -> Buffer:
+    if is_packed(b.dtype):
+        outside = b.scope == "external"
+        return (
+            replace(b, dtype=dtypes.uint8, shape=packed_shape(b.shape))
+            if outside
+            else replace(b, dtype=b.dtype.computed)
+        )
     inside = not moved and (b.scope == "register" or (accumulates and b.scope != "external"))
     return replace(b, dtype=b.dtype.computed if inside else bits_of(b.dtype))
 
@@ -164,11 +173,12 @@ def _statement(s: Stmt, places: Places, memo: dict[int, Expr]) -> Stmt | None:
     if isinstance(s, Alloc):
         return replace(s, buffer=places.get(s.buffer, s.buffer))
     if isinstance(s, Prefetch):
-        return replace(s, buffer=places.get(s.buffer, s.buffer))
+        place = places.get(s.buffer, s.buffer)
+        return replace(s, buffer=place, index=s.index if place.shape == s.buffer.shape else bytes_index(s.index))
     if not isinstance(s, Store):
         return None
     place = places.get(s.buffer, s.buffer)
-    if place.dtype == s.buffer.dtype or place.dtype.is_float:
+    if place.dtype == s.buffer.dtype.computed:
         return replace(s, buffer=place, value=_value(s.value, places, memo))
     if not s.op and isinstance(s.value, Read) and s.value.source.dtype == s.buffer.dtype:
         source = places[s.value.source]  # type: ignore[index]
@@ -190,7 +200,9 @@ def _value(e: Expr, places: Places, memo: dict[int, Expr]) -> Expr:
             if place is None:
                 return None
             cell = replace(x, source=place)
-            return cell if place.dtype.is_float else widened(cell, x.source.dtype)
+            if is_packed(x.source.dtype) and place.scope == "external":
+                return unpacked(place, x, x.source.dtype)
+            return cell if place.dtype == x.source.dtype.computed else widened(cell, x.source.dtype)
         if isinstance(x, Const):
             return Const(x.value, x.dtype.computed) if is_narrow(x.dtype) else None
         if not isinstance(x, Op):

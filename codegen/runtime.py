@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from tensordsl.codegen import dlpack
 from tensordsl.codegen.compile import CompiledKernel
+from tensordsl.codegen.packed import is_packed, packed, packed_shape
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.loopnest import LoopNest
 
@@ -43,6 +44,11 @@ _ndarray = np.ndarray
 def _view_memory(array: Any) -> Any:
     """The memory of an array of a type that has no buffer format (bfloat16 and others of ml_dtypes)."""
     return _memory(array.view(f"u{array.itemsize}"))
+
+
+def _packed_memory(array: Any) -> Any:
+    """The memory of a packed copy of 4-bit integers."""
+    return _memory(packed(array))
 
 
 def _bits(t: DType) -> Callable[[Any], Any]:
@@ -117,9 +123,9 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
             role = "output"
         elif b.name in taken_over:
             role = "inplace"
-        size = math.prod(b.shape) * b.dtype.bytes
+        size = math.prod(packed_shape(b.shape)) if is_packed(b.dtype) else math.prod(b.shape) * b.dtype.bytes
         real = _SCALARS[b.dtype.name] if role == "scalar" and b.dtype.is_float else None
-        memory = _memory if b.dtype.numpy.isbuiltin == 1 else _view_memory
+        memory = _memory if b.dtype.numpy.isbuiltin == 1 else _packed_memory if is_packed(b.dtype) else _view_memory
         taken = taken_over.get(b.name, "")
         found.append(Parameter(b.name, b.dtype, b.dtype.numpy, b.shape, role, size, taken, real, memory))
     return tuple(found)
@@ -330,6 +336,8 @@ def _scalar(p: Parameter, value: Any) -> _Argument:
 
 def _array(p: Parameter, value: Any, written: bool) -> _Argument:
     """A checked array.  What is not contiguous goes through a temporary."""
+    if is_packed(p.dtype):
+        return _packed_array(p, value)
     if not isinstance(value, np.ndarray):
         return _foreign(p, value, written)
     _check(p, value.dtype, value.shape)
@@ -341,6 +349,18 @@ def _array(p: Parameter, value: Any, written: bool) -> _Argument:
         return _passed(p, value.ctypes.data, value, value)
     temporary = np.ascontiguousarray(value)
     return _passed(p, temporary.ctypes.data, value, temporary, value if written else None)
+
+
+def _packed_array(p: Parameter, value: Any) -> _Argument:
+    """4-bit integers: packed here, or bytes in which they are packed already."""
+    if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        value = np.from_dlpack(value)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape == packed_shape(p.shape):
+        value = np.ascontiguousarray(value)
+    else:
+        _check(p, getattr(value, "dtype", type(value).__name__), np.shape(value))
+        value = packed(value)
+    return _passed(p, value.ctypes.data, None, value)
 
 
 def _foreign(p: Parameter, value: Any, written: bool) -> _Argument:

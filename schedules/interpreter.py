@@ -87,7 +87,7 @@ class Meaning:
         if b.dtype.is_float and self.dtype == "float64":
             return a.astype(np.float64).ravel().tolist()  # type: ignore[no-any-return]
         a = a.astype(b.dtype.numpy)
-        return (a.astype(np.float64) if b.dtype.is_float else a).ravel().tolist()  # type: ignore[no-any-return]
+        return a.astype(np.float64 if b.dtype.is_float else b.dtype.computed.numpy).ravel().tolist()  # type: ignore[no-any-return]
 
     def _unload(self, m: Memory, cells: list[Any]) -> np.ndarray[Any, Any]:
         b = m.buffer

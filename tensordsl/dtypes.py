@@ -26,7 +26,7 @@ class DType:
 
     @property
     def bytes(self) -> int:
-        return self.bits // 8
+        return -(-self.bits // 8)
 
     @property
     def is_float(self) -> bool:
@@ -39,12 +39,16 @@ class DType:
 
     @property
     def computed(self) -> DType:
-        """The type in which a kernel computes with such values: float32 for narrower floats."""
+        """The type in which a kernel holds such values: float32 for narrower floats, 8 bits for 4-bit integers."""
+        if self.bits < 8:
+            return int8 if self.kind == "i" else uint8
         return float32 if self.is_float and self.bits < 32 else self
 
     @property
     def arithmetic(self) -> DType:
-        """The type that operations take such values in: float32 for types that only store numbers."""
+        """The type that operations take such values in, for types that only store numbers: float32 or int32."""
+        if self.bits < 8:
+            return int32
         return float32 if self.is_float and self.bits == 8 else self
 
     @property
@@ -71,6 +75,8 @@ int8 = DType("int8", "i", 8, "signed char")
 int16 = DType("int16", "i", 16, "short")
 int32 = DType("int32", "i", 32, "int")
 int64 = DType("int64", "i", 64, "long long")
+int4 = DType("int4", "i", 4, "unsigned char")
+uint4 = DType("uint4", "u", 4, "unsigned char")
 uint8 = DType("uint8", "u", 8, "unsigned char")
 uint16 = DType("uint16", "u", 16, "unsigned short")
 uint32 = DType("uint32", "u", 32, "unsigned int")
@@ -83,7 +89,9 @@ float32 = DType("float32", "f", 32, "float", 24)
 float64 = DType("float64", "f", 64, "double", 53)
 
 _INTEGERS = (int8, int16, int32, int64, uint8, uint16, uint32, uint64)
-ALL = {t.name: t for t in (bool_, *_INTEGERS, float8_e4m3fn, float8_e5m2, float16, bfloat16, float32, float64)}
+ALL = {
+    t.name: t for t in (bool_, int4, uint4, *_INTEGERS, float8_e4m3fn, float8_e5m2, float16, bfloat16, float32, float64)
+}
 DTypeLike = Union[DType, str, type, Any]
 _PYTHON = {float: float32, int: int64, bool: bool_}
 
@@ -108,9 +116,9 @@ def dtype(value: DTypeLike) -> DType:
 def promote(a: DType, b: DType) -> DType:
     """The type of an arithmetic result: the array API standard's table, floats over integers.
 
-    float16 and bfloat16 meet in float32, which holds both.  Types that only store numbers count as float32.
+    float16 and bfloat16 meet in float32, which holds both.  Types that only store numbers count as float32 or int32.
     """
-    if a == b:
+    if a == b and a.bits >= 8:
         return a
     a, b = a.arithmetic, b.arithmetic
     if {a, b} == {float16, bfloat16}:

@@ -259,6 +259,8 @@ def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
     e = expression(value)
     if e.dtype == t:
         return e
+    if t.bits < 8:
+        raise ProgramError(f"{t} is a type of inputs: such elements are read, never made", hint="cast to int8 instead")
     if isinstance(e, Const):
         v = e.value
         return Const(bool(v) if t.kind == "b" else float(v) if t.is_float else int(v), t)

@@ -29,8 +29,10 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
             return np.asarray(values).astype(t.dtype.numpy)
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
-        low = 1 if divided else 0 if t.dtype.kind == "u" else -100
-        return np.asarray(rng.integers(low, 101, t.shape)).astype(t.dtype.numpy)
+        low, high = 1 if divided else 0 if t.dtype.kind == "u" else -100, 100
+        if t.dtype.bits < 8:
+            low, high = max(low, -8), 7
+        return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.inputs}
 

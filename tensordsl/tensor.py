@@ -342,7 +342,10 @@ def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
 
 def placeholder(shape: Extent | Sequence[Extent], dtype: DTypeLike = "float32", name: str | None = None) -> Tensor:
     """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar."""
-    return Tensor(name or "x", sizes(shape), dtypes.dtype(dtype), None, name is not None, user_location())
+    extents, kind = sizes(shape), dtypes.dtype(dtype)
+    if kind.bits < 8 and not extents:
+        raise ProgramError(f"{kind} packs two elements into a byte, so it needs a dimension", hint="use int8")
+    return Tensor(name or "x", extents, kind, None, name is not None, user_location())
 
 
 class ReduceAxis(Index):
@@ -452,6 +455,9 @@ def _orders(order: OrderLike | Sequence[OrderLike], count: int) -> list[tuple[Ca
 
 
 def _declare(shape: tuple[int, ...], dtype: DType, name: str | None, label: str) -> Tensor:
+    if dtype.bits < 8:
+        hint = 'convert the elements: td.cast(x[i], "int8"), x.astype("int8")'
+        raise ProgramError(f"{name or label} would be {dtype}, a type of inputs: it is read, never made", hint=hint)
     return Tensor(name or label, shape, dtype, None, name is not None, user_location())
 
 

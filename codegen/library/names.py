@@ -30,6 +30,7 @@ C_TYPES: Mapping[str, str] = {
     "uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
     "float32": "float", "float64": "double",
     "float16": "uint16_t", "bfloat16": "uint16_t", "float8_e4m3fn": "uint8_t", "float8_e5m2": "uint8_t",  # the bits
+    "int4": "uint8_t", "uint4": "uint8_t",  # two a byte
 }  # fmt: skip
 
 
