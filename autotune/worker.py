@@ -231,7 +231,7 @@ class Worker:
                     return f"it writes to the input {p.name}"
                 continue
             expected = self._file(case, "out", p)
-            if case.exact or not ALL[p.dtype].is_float:
+            if case.exact or not ALL[p.dtype].is_inexact:
                 wrong = b.array != expected.astype(b.array.dtype)
             else:
                 wrong = _outside(b.array, expected, self._file(case, "tol", p))
@@ -303,7 +303,7 @@ def _outside(
     """Where a result is further from the reference than allowed; infinities and NaN must agree."""
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = expected.astype(found.dtype)
-        close = np.abs(found.astype(np.float64) - expected) <= tolerance
+        close = np.abs(found.astype(expected.dtype) - expected) <= tolerance
     same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
     result: np.ndarray[Any, Any] = ~(close | same)
     return result

@@ -19,7 +19,7 @@ from tensordsl.errors import BuildError
 _HOST_DEVICES = {1, 3, 11, 13}
 _DEVICE_NAMES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14: "oneapi"}
 #: DLDataTypeCode -> kind of `DType`.
-_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
+_KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
 _CODES = {kind: code for code, kind in _KINDS.items()}
 _OTHER_CODES = {"bfloat16": 4, "float8_e4m3fn": 10, "float8_e5m2": 12}
 #: (code, bits) -> name

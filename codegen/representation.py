@@ -9,6 +9,7 @@ A float16 or bfloat16 element is an unsigned integer of its bits in memory and a
 - register buffers are float32 (but those through which elements only pass), and so are buffers of the kernel's own in
   which sums accumulate;
 - a 4-bit integer is half a byte in the caller's memory, and has a byte of its own everywhere else;
+- a complex number is a pair of real ones (see complex_parts.py);
 - a loop that accumulates into one cell of memory does so in a register, and stores once.
 
 So a kernel rounds less often than a definition says, never more often: its error bound holds.
@@ -21,6 +22,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
+from tensordsl.codegen.complex_parts import Parts, apart, interleaved
 from tensordsl.codegen.packed import bytes_index, is_packed, packed_shape, unpacked
 from tensordsl.schedules.loopnest import (
     Alloc,
@@ -51,7 +53,40 @@ Places = Mapping[Buffer, Buffer]
 
 
 def represented(nest: LoopNest) -> LoopNest:
-    """The same kernel without narrow types; a nest that has none is returned as it is."""
+    """The same kernel in terms of what processors compute with; most nests are returned as they are."""
+    return _without_narrow(_without_complex(nest))
+
+
+def _without_complex(nest: LoopNest) -> LoopNest:
+    known = list(buffers(nest).values())
+    found = [b for b in known if b.dtype.is_complex]
+    if not found and not any(e.dtype.is_complex for st, _ in stores(nest.body) for e in expr.walk(st.value)):
+        return nest
+    taken = {b.name for b in known}
+    shared = {name for b in known for name in (*b.banks, *([b.name] if b.banks else ()))}
+    homes: dict[Buffer, Buffer | tuple[Buffer, Buffer]] = {
+        b: interleaved(b) if b.scope == "external" or b.name in shared else apart(b, taken) for b in found
+    }
+    fresh = (name for n in count() if (name := f"part{n}") not in taken)
+    parts = Parts(homes, lambda: next(fresh), shared)
+    body = rewrite(_factors_in_order(nest.body), parts.statement)
+    parameters = [homes.get(b, b) for b in nest.parameters]
+    return LoopNest(nest.program, tuple([b for b in parameters if isinstance(b, Buffer)]), body)
+
+
+def _factors_in_order(s: Stmt) -> Stmt:
+    """Vector loops whose lanes would multiply into one complex cell run one after the other."""
+
+    def serial(x: Stmt) -> Stmt | None:
+        if not isinstance(x, For) or x.kind != "vector":
+            return None
+        shared = [st for st, _ in stores(x.body) if st.op == "mul" and st.buffer.dtype.is_complex]
+        return replace(x, kind="serial") if any(x.var not in _names(st.index) for st in shared) else None
+
+    return rewrite(s, serial)
+
+
+def _without_narrow(nest: LoopNest) -> LoopNest:
     known = list(buffers(nest).values())
     narrow = {b for b in known if is_narrow(b.dtype)}
     if not narrow and not any(is_narrow(e.dtype) for st, _ in stores(nest.body) for e in expr.walk(st.value)):

@@ -118,7 +118,8 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
     taken_over = {source: output for output, source in program.inplace.items()}
     found = []
     for b in nest.parameters:
-        role: Literal["scalar", "input", "inplace", "output"] = "input" if b.shape else "scalar"
+        # C has no complex arguments that all compilers pass alike: they come by pointer
+        role: Literal["scalar", "input", "inplace", "output"] = "input" if b.shape or b.dtype.is_complex else "scalar"
         if b.name in outputs:
             role = "output"
         elif b.name in taken_over:
@@ -338,6 +339,8 @@ def _array(p: Parameter, value: Any, written: bool) -> _Argument:
     """A checked array.  What is not contiguous goes through a temporary."""
     if is_packed(p.dtype):
         return _packed_array(p, value)
+    if p.dtype.is_complex and not p.shape and isinstance(value, (int, float, complex, np.number)):
+        value = np.array(value, p.numpy)
     if not isinstance(value, np.ndarray):
         return _foreign(p, value, written)
     _check(p, value.dtype, value.shape)

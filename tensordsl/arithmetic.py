@@ -32,6 +32,8 @@ class Undefined(Exception):
 
 def numpy_type(t: DType, precision: Precision) -> np.dtype[Any]:
     """The numpy type in which values of a DType are computed and stored."""
+    if t.is_complex and precision == "float64":
+        return np.dtype(np.complex128)
     return np.dtype(np.float64) if t.is_float and precision == "float64" else t.computed.numpy
 
 
@@ -70,6 +72,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "not": np.invert,
     "neg": np.negative,
     "abs": np.abs,
+    "real": np.real,
+    "imag": np.imag,
+    "conj": np.conj,
     "sqrt": np.sqrt,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "exp": np.exp,

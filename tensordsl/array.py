@@ -127,6 +127,8 @@ def _reduction(name: str, x: Tensor, axis: Axes, keepdims: bool) -> tuple[tuple[
     body: Expr = Read(x, tuple(Affine.of(n) for n in names), user_location())
     if body.dtype.kind == "b" and name in ("sum", "prod"):
         body = expr.cast(body, "int64")
+    if body.dtype.is_complex and name in ("max", "min"):
+        raise ProgramError(f"{name}: complex numbers have no order", hint="reduce td.abs, td.real or td.imag")
     if over:
         axes = tuple(Axis(names[d], x.shape[d]) for d in over)
         body = Reduce(REDUCERS[name], axes, expr.operand(body), user_location())
@@ -142,7 +144,7 @@ def reduce(name: str, x: Tensor, axis: Axes = None, keepdims: bool = False) -> T
 def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean over dimensions, a float."""
     source = _tensor(x, "mean")
-    if not source.dtype.is_float:
+    if not source.dtype.is_inexact:
         source = astype(source, "float32")
     axes, total = _reduction("sum", source, axis, keepdims)
     count = 1

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """name: numpy's name; kind: f(loat), i(nt), u(int) or b(ool); bits: width in memory.
+    """name: numpy's name; kind: f(loat), c(omplex), i(nt), u(int) or b(ool); bits: width in memory.
 
+    c_name: the C type of an element, of its real part for complex numbers.
     digits: binary digits of a float's significand, the leading one included.
     """
 
@@ -31,6 +32,20 @@ class DType:
     @property
     def is_float(self) -> bool:
         return self.kind == "f"
+
+    @property
+    def is_complex(self) -> bool:
+        return self.kind == "c"
+
+    @property
+    def is_inexact(self) -> bool:
+        """Does arithmetic round?"""
+        return self.kind in "fc"
+
+    @property
+    def real(self) -> DType:
+        """The type of the parts of a complex number, and of its absolute value."""
+        return self if self.kind != "c" else float32 if self.bits == 64 else float64
 
     @property
     def unit_roundoff(self) -> float:
@@ -64,7 +79,7 @@ class DType:
         """A float's ``max``, ``tiny`` (least normal number), ``smallest_subnormal``, as `numpy.finfo` has them."""
         import ml_dtypes
 
-        return ml_dtypes.finfo(self.numpy)  # type: ignore[no-untyped-call]
+        return ml_dtypes.finfo(self.real.numpy)  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
         return self.name
@@ -87,13 +102,14 @@ float16 = DType("float16", "f", 16, "unsigned short", 11)
 bfloat16 = DType("bfloat16", "f", 16, "unsigned short", 8)
 float32 = DType("float32", "f", 32, "float", 24)
 float64 = DType("float64", "f", 64, "double", 53)
+complex64 = DType("complex64", "c", 64, "float", 24)
+complex128 = DType("complex128", "c", 128, "double", 53)
 
 _INTEGERS = (int8, int16, int32, int64, uint8, uint16, uint32, uint64)
-ALL = {
-    t.name: t for t in (bool_, int4, uint4, *_INTEGERS, float8_e4m3fn, float8_e5m2, float16, bfloat16, float32, float64)
-}
+_FLOATS = (float8_e4m3fn, float8_e5m2, float16, bfloat16, float32, float64)
+ALL = {t.name: t for t in (bool_, int4, uint4, *_INTEGERS, *_FLOATS, complex64, complex128)}
 DTypeLike = Union[DType, str, type, Any]
-_PYTHON = {float: float32, int: int64, bool: bool_}
+_PYTHON = {float: float32, complex: complex64, int: int64, bool: bool_}
 
 
 def dtype(value: DTypeLike) -> DType:
@@ -117,12 +133,15 @@ def promote(a: DType, b: DType) -> DType:
     """The type of an arithmetic result: the array API standard's table, floats over integers.
 
     float16 and bfloat16 meet in float32, which holds both.  Types that only store numbers count as float32 or int32.
+    A complex type meets a real one in the complex type of the wider parts.
     """
     if a == b and a.bits >= 8:
         return a
     a, b = a.arithmetic, b.arithmetic
     if {a, b} == {float16, bfloat16}:
         return float32
+    if a.is_complex or b.is_complex:
+        return complex128 if float64 in (a.real, b.real) else complex64
     ranks = {"b": 0, "u": 1, "i": 2, "f": 3}
     if ranks[a.kind] > ranks[b.kind]:
         a, b = b, a

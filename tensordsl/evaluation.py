@@ -120,7 +120,7 @@ class Evaluator:
         """The value of every tensor.  inputs: arrays by name, already of the right shape."""
         for t in self.program.inputs:
             array = np.ascontiguousarray(inputs[t.name], numpy_type(t.dtype, self.precision))
-            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_float else None
+            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_inexact else None
             self.cells[t.name] = Value(self._rounded(array, t.dtype).reshape(t.shape), error)
         with np.errstate(all="ignore"):
             for g in self.program.groups:

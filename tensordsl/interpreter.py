@@ -66,7 +66,8 @@ def checked(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
         if array.shape != t.shape:
             raise ProgramError(f"{program.name}: input {t} got an array of shape {list(array.shape)}")
         kind = array.dtype.kind if array.dtype.name not in ALL else ALL[array.dtype.name].kind
-        if kind not in "biuf" or (kind == "f" and not t.dtype.is_float):
+        inexact = "f" if t.dtype.is_float else "fc" if t.dtype.is_complex else ""
+        if kind not in "biu" + inexact:
             raise ProgramError(f"{program.name}: input {t} got an array of {array.dtype}")
         arrays[t.name] = array
     return arrays

@@ -24,6 +24,9 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
     divided = any(_divides_by_data(t) for t in program.tensors)
 
     def draw(t: Tensor) -> Array:
+        if t.dtype.is_complex:
+            parts = rng.standard_normal((2, *t.shape))
+            return np.asarray(parts[0] + 1j * parts[1]).astype(t.dtype.numpy)
         if t.dtype.is_float:
             values = rng.uniform(0.5, 1.5, t.shape) if positive else rng.standard_normal(t.shape)
             return np.asarray(values).astype(t.dtype.numpy)
@@ -46,13 +49,16 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
     """
     positive = not all(_defined_everywhere(t) for t in program.tensors)
     divided = any(_divides_by_data(t) for t in program.tensors)
-    types = {t.dtype for t in (*program.inputs, *program.tensors) if t.dtype.is_float}
+    types = {t.dtype for t in (*program.inputs, *program.tensors) if t.dtype.is_inexact}
     most = min([2.0**24, *(1 / t.unit_roundoff for t in types)])
     size = next((n for n in (4, 3, 2) if _largest(program, n) <= most), 1)
 
     def draw(t: Tensor) -> Array:
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
+        if t.dtype.is_complex:
+            whole = rng.integers(-size, size + 1, (2, *t.shape))
+            return np.asarray(whole[0] + 1j * whole[1]).astype(t.dtype.numpy)
         low = 1 if positive or divided else 0 if t.dtype.kind == "u" else -size
         return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.numpy)
 
@@ -72,7 +78,7 @@ def _largest(program: Program, size: int) -> float:
         top: dict[int, float] = {}
         for e in expr.walk(d.body):
             if isinstance(e, Const):
-                top[id(e)] = abs(float(e.value))
+                top[id(e)] = abs(e.value)
             elif isinstance(e, Index):
                 top[id(e)] = float(max(abs(x or 0) for x in interval(e.affine, ranges)))
             elif isinstance(e, Read):
@@ -110,7 +116,7 @@ def _never_negative(e: Expr, depth: int) -> bool:
     if depth == 0:
         return False
     if isinstance(e, Const):
-        return e.value >= 0
+        return not e.dtype.is_complex and e.value >= 0
     if isinstance(e, Read):
         d = getattr(e.source, "definition", None)
         if e.source.dtype.kind in "ub":

@@ -149,7 +149,7 @@ def _once(j: Job, function: Any, arrays: dict[str, np.ndarray[Any, Any]], late: 
             assert given is not None
             arguments.append(_SCALARS[dtype](given.tolist()))
             continue
-        start = np.full(shape, np.nan if ALL[dtype].is_float else 0x5A, ALL[dtype].numpy) if given is None else given
+        start = np.full(shape, np.nan if ALL[dtype].is_inexact else 0x5A, ALL[dtype].numpy) if given is None else given
         memory[name] = m = Guarded(start.nbytes, late)
         m.bytes[:] = np.frombuffer(np.ascontiguousarray(start).tobytes(), np.uint8)
         arguments.append(ctypes.c_void_p(m.address))
@@ -177,9 +177,9 @@ def _once(j: Job, function: Any, arrays: dict[str, np.ndarray[Any, Any]], late: 
 
 def _agrees(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], bound: np.ndarray[Any, Any] | None) -> bool:
     """Equality (zeros may have either sign), or the bound of the error."""
-    if bound is None or not ALL[found.dtype.name].is_float:
+    if bound is None or not ALL[found.dtype.name].is_inexact:
         return np.array_equal(found, wanted.astype(found.dtype))
-    return bool((np.abs(found.astype(np.float64) - wanted) <= bound).all())
+    return bool((np.abs(found.astype(wanted.dtype) - wanted) <= bound).all())
 
 
 def main(listing: str) -> None:

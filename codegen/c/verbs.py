@@ -351,5 +351,5 @@ _VECTOR: dict[str, Rule] = {
     "load_first": _load_first, "store_first": _store_first,
     "gather": _gather, "gather_masked": _gather_masked,
     "scatter": _scatter, "scatter_masked": _scatter_masked, "stream": _stream,
-    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind != "b" and t.computed is t},
+    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind in "iuf" and t.computed is t},
 }  # fmt: skip
