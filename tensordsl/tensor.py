@@ -231,9 +231,11 @@ def placeholder(
         then be used as indices.  Whoever calls the kernel promises it; a call that breaks the promise is
         refused before anything is computed.
     """
-    t = dtypes.dtype(dtype)
+    extents, t = sizes(shape), dtypes.dtype(dtype)
+    if t.bits < 8 and not extents:
+        raise ProgramError(f"{t} packs two elements into a byte, so it needs a dimension", hint="use int8")
     label = name or "x"
-    tensor = Tensor(label, sizes(shape), t, None, name is not None, user_location(), known_range(t))
+    tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
     if values is not None:
         _check_values(values, t, label)
         tensor.values, tensor.stated = (values.start, values.stop - 1), True
@@ -378,6 +380,9 @@ def _orders(order: OrderLike | Sequence[OrderLike], count: int) -> list[tuple[Ca
 
 
 def _declare(shape: tuple[int, ...], dtype: DType, name: str | None, label: str) -> Tensor:
+    if dtype.bits < 8:
+        hint = 'convert the elements: td.cast(x[i], "int8"), x.astype("int8")'
+        raise ProgramError(f"{name or label} would be {dtype}, a type of inputs: it is read, never made", hint=hint)
     return Tensor(name or label, shape, dtype, None, name is not None, user_location())
 
 

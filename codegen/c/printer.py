@@ -10,6 +10,8 @@ rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tensordsl.codegen.c import checked
 from tensordsl.codegen.c.checked import Checks
 from tensordsl.codegen.c.extents import Lanes
@@ -19,6 +21,7 @@ from tensordsl.codegen.c.private import private
 from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
+from tensordsl.codegen.representation import represented
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
@@ -38,7 +41,8 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
-    body = private(split_components(nest.body))
+    original, nest = nest, represented(replace(nest, body=split_components(nest.body)))
+    body = private(nest.body)
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
@@ -67,7 +71,8 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
-    return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
+    callers = tuple(p for p in original.parameters if not p.banks)
+    return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 
 
 def left_to_the_compiler(body: Stmt) -> bool:
