@@ -34,6 +34,7 @@ from tensordsl.codegen.compile import CompiledKernel, compile_source, compile_so
 from tensordsl.codegen.runtime import Kernel
 from tensordsl.codegen.source import Source
 from tensordsl.codegen.toolchain import Toolchain, toolchain
+from tensordsl.schedules import rounding
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl import targets
@@ -55,16 +56,21 @@ def compile(
     *,
     log_dir: Union[str, Path, None] = None,
     cache: Cache = "warm",
+    exact: bool = False,
+    reproducible: bool = False,
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
     log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
-    `tune`).  Raises BuildError where there is no compiler.
+    `tune`).  exact, reproducible: the same bits on every machine (see `td.exact`, `td.reproducible`);
+    a Schedule must be one of such a program.  Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
     if isinstance(program, Schedule):
+        _check_rounding("compile", program.program, exact, reproducible)
         return kernel_of(program.validate(), machine)
     _check_program("compile", program)
+    program = _rounded("compile", program, exact, reproducible)
     found = best_schedule(program, machine, log_dir, cache)
     lookup.announce(found, program, workload(program, machine.id, cache=cache))
     return kernel_of(found.schedule, machine)
@@ -171,16 +177,19 @@ def tune(
     cache: Cache = "warm",
     seed: int = 0,
     observer: Union[Observer, None] = None,
+    exact: bool = False,
+    reproducible: bool = False,
 ) -> TuneResult:
     """Search for the fastest schedule by measuring on this machine.
 
     trials: candidates known in the end, those of earlier runs included (None: no bound).  seconds:
     wall-clock bound of this run.  cache: tune for operands in the caches ("warm") or in memory
-    ("cold").  Every result is appended to the log at once, so a killed run continues where it was;
+    ("cold").  exact, reproducible: as of `compile`.  Every result is appended to the log at once, so a killed run continues where it was;
     Ctrl-C ends the search and keeps the best.  Raises TuneError, BuildError, RecordError.
     """
     _check_program("tune", program)
     _check_cache(cache)
+    program = _rounded("tune", program, exact, reproducible)
     if trials is not None and not (isinstance(trials, int) and trials >= 1):
         raise TuneError(f"tune: trials must be an integer of at least 1, or None, got {trials!r}")
     if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
@@ -227,6 +236,29 @@ def _check_program(what: str, value: object) -> None:
         raise ProgramError(
             f"{what} takes a Program, got {_a(value)}",
             hint="bind the sizes of an operator first: op.bind(M=128, ...)" if isinstance(value, Operator) else None,
+        )
+
+
+def _rounded(what: str, program: Program, exact: bool, reproducible: bool) -> Program:
+    """The program with its rounding fixed where that is asked for (and was not done before)."""
+    if program.rounding == "free" and exact != reproducible:
+        return rounding.exact(program) if exact else rounding.reproducible(program)
+    _check_rounding(what, program, exact, reproducible)
+    return program
+
+
+def _check_rounding(what: str, program: Program, exact: bool, reproducible: bool) -> None:
+    wanted = {"written": "exact"} if exact else {"fused": "reproducible"}
+    if exact and reproducible:
+        raise ProgramError(
+            f"{what}: a kernel is either exact or reproducible",
+            hint="exact keeps the written order of every sum, reproducible an order that is as fast as any",
+        )
+    if (exact or reproducible) and program.rounding not in wanted:
+        name = "exact" if exact else "reproducible"
+        raise ProgramError(
+            f"{what}: {name}=True, but the rounding of {program.name} is {program.rounding}",
+            hint=f"schedule td.{name}(program)",
         )
 
 

@@ -72,7 +72,8 @@ def workload(program: Program, target: str, threads: int = 1, cache: Cache = "wa
     )
     shapes = (*map(_shape, program.inputs), "->", *map(_shape, program.outputs))
     return Workload(
-        _digest(program, sized=True), _digest(program, sized=False), shapes, sizes, target, threads, cache, exact
+        _digest(program, sized=True), _digest(program, sized=False), shapes, sizes, target, threads, cache,
+        exact or program.rounding != "free",
     )
 
 
@@ -106,7 +107,7 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     get = {old: t.name for old, t in fresh.items()}
     inplace = {get[o]: get[i] for o, i in program.inplace.items()}
     inputs, outputs = ([fresh[t.name] for t in ts] for ts in (program.inputs, program.outputs))
-    return Program(inputs, outputs, program.name, inplace, program.dims)
+    return Program(inputs, outputs, program.name, inplace, program.dims, program.rounding)
 
 
 def _shape(t: Tensor) -> str:
@@ -133,6 +134,8 @@ def _digest(program: Program, sized: bool) -> str:
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))
     parts.append([position[t.name] for t in program.outputs])
     parts.append(sorted((position[o], position[i]) for o, i in program.inplace.items()))
+    if program.rounding != "free":
+        parts.append((program.rounding, [_definition(t).fused for t in program.tensors]))
     return _hash(parts)
 
 

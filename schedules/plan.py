@@ -6,6 +6,7 @@ follows a register-tiled reduction as its *epilogue*.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import (
@@ -21,6 +22,7 @@ from tensordsl.schedules.analysis import (
     tensor_names,
 )  # fmt: skip
 from tensordsl.schedules.locate import fresh
+from tensordsl.schedules.rounding import Place, order_matters, tree_places
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -48,7 +50,8 @@ class Plan:
     their row or by a constant.  partial: reduction -> the contiguous axis to
     reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
-    jammed: (root, the next root), which run in one outermost loop.
+    jammed: (root, the next root), which run in one outermost loop.  trees: stages of reduction trees that
+    the program itself defines.
     """
 
     inline: tuple[str, ...]
@@ -59,6 +62,7 @@ class Plan:
     epilogues: dict[str, str]
     roots: tuple[str, ...]
     jammed: tuple[tuple[str, str], ...]
+    trees: Mapping[str, Place]
 
 
 def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
@@ -81,13 +85,17 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     cyclic = {t.name for g in program.groups if g.order is not None for t in g.tensors}
     reciprocals = []
     for t in program.tensors:
-        if t.name not in cyclic and divides(t):
+        if written.rounding == "free" and t.name not in cyclic and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, inverse_name(program, t.name))
-    tiles = {t.name: x for t in program.tensors if t.name not in cyclic and (x := _tile(t)) is not None}
+    free = program.rounding == "free"
+    trees = {} if free else tree_places(program)
+    apart = {*cyclic, *trees}
+    tiles = {t.name: x for t in program.tensors if t.name not in apart and (x := tile_of(t)) is not None}
     partial = {}
     for t in program.tensors:
-        axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)
+        axis = None if t.name in tiles or t.name in apart else reduction_vector_axis(t)
+        axis = axis if free or not order_matters(t) else None
         if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= target.lanes(
             t.dtype
         ):
@@ -101,7 +109,7 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
     jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
-    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed)
+    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed, trees)
     return plan, program
 
 
@@ -126,7 +134,7 @@ def lanes_name(program: Program, stage: str) -> str:
     return fresh(f"{stage}_lanes", tensor_names(program))
 
 
-def _reduction_vector_axis(t: Tensor) -> str | None:
+def reduction_vector_axis(t: Tensor) -> str | None:
     """The reduction axis along which every read is contiguous or constant, or None."""
     d = definition_of(t)
     for a in reversed(d.reduce_axes):
@@ -136,7 +144,7 @@ def _reduction_vector_axis(t: Tensor) -> str | None:
     return None
 
 
-def _tile(t: Tensor) -> Tile | None:
+def tile_of(t: Tensor) -> Tile | None:
     d = definition_of(t)
     if d.reducer is None or instances(t) < LEAST_TERMS * max(1, elements(t)):
         return None

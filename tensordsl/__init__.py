@@ -63,6 +63,7 @@ _HOMES: dict[str, tuple[str, str]] = {
         for n in ("compile", "tune", "build_library", "verify", "bench", "TuneResult")
     },
     "Schedule": ("tensordsl.schedules.schedule", "Schedule"),
+    **{n: ("tensordsl.schedules.rounding", n) for n in ("exact", "reproducible")},
     "Expr": ("tensordsl.expr", "Expr"),
     **{
         n: ("tensordsl.errors", n)

@@ -39,7 +39,9 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
     names = Names(known, loops, spread=plan.names(), reserved=[symbol])
-    w = Writer(target, symbol, names, lanes, plan, known)
+    program = nest.program
+    fused = frozenset(t.name for t in program.tensors if t.definition is not None and t.definition.fused)
+    w = Writer(target, symbol, names, lanes, plan, known, program.rounding, fused)
     _roles(w, nest, body)
     statement(w, body, Place({}))
     f = w.function
@@ -52,6 +54,8 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if left_to_the_compiler(body) else ()
+    if program.rounding != "free":
+        flags += ("-ffp-contract=off",)
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
 
 

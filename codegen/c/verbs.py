@@ -100,6 +100,15 @@ def _extreme(sign: str) -> Callable[[Shape], Text]:
     return rule
 
 
+def _fused(s: Shape) -> Text:
+    """a b + c with one rounding, everywhere: where there is no instruction, by the C library."""
+    f = f"__builtin_fma{'f' if s.t.bits == 32 else ''}"
+    if not s.lanes:
+        return Text(s.S, f"{s.S} a, {s.S} b, {s.S} c", f"return {f}(a, b, c);")
+    body = f"for (int i = 0; i < {s.lanes}; i++) c[i] = {f}(a[i], b[i], c[i]); return c;"
+    return Text(s.V, f"{s.V} a, {s.V} b, {s.V} c", body, ("a", "b", "c"))
+
+
 def _select(s: Shape) -> Text:
     return Text(s.V, f"{s.M} m, {s.V} a, {s.V} b", f"return ({s.V})((m & ({s.M})a) | (~m & ({s.M})b));")
 
@@ -322,7 +331,7 @@ Rule = Callable[[Shape], Text]
 _BOTH: dict[str, Rule] = {
     "max": _extreme(">"), "min": _extreme("<"), "abs": _absolute, "sqrt": _square_root,
     "floor": _rounded("floor"), "ceil": _rounded("ceil"),
-    "floordiv": _division("floordiv"), "mod": _division("mod"),
+    "floordiv": _division("floordiv"), "mod": _division("mod"), "fma": _fused,
 }  # fmt: skip
 _SCALAR = _BOTH
 _VECTOR: dict[str, Rule] = {

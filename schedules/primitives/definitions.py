@@ -22,6 +22,7 @@ from tensordsl.schedules.lower import definition_nest, lower
 from tensordsl.schedules.nest_text import stmt_lines
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
 from tensordsl.schedules.primitives.storage import replace_buffer
+from tensordsl.schedules.rounding import keeps_rounding, reassociable
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
@@ -34,6 +35,7 @@ from tensordsl.tensor import Definition, Tensor
 
 
 @primitive
+@keeps_rounding()
 def compute_inline(s: Schedule, stage: str) -> Schedule:
     """Compute a pointwise stage inside every expression that reads it, and drop its buffer.
 
@@ -90,6 +92,7 @@ def inline_in_program(program: Program, tensor: Tensor, d: Definition) -> Progra
 
 
 @primitive
+@keeps_rounding(when=reassociable)
 def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = None) -> Schedule:
     """Split a reduction into ``factor`` interleaved partial ones and their combination.
 
@@ -130,8 +133,8 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
-    partial = Definition(
-        axes, body, d.reducer, (*others[:position], Axis(outer, -(-size // factor)), *others[position:])
+    partial = replace(
+        d, axes=axes, body=body, reduce_axes=(*others[:position], Axis(outer, -(-size // factor)), *others[position:])
     )
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
@@ -139,6 +142,7 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
 
 
 @primitive
+@keeps_rounding()
 def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     """Extend an axis of a stage to a multiple, so that all tiles of that size are full.
 

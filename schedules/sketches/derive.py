@@ -19,7 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
     tile_score,
 )  # fmt: skip
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
-from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.rows import apply_last, apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.program import Program
@@ -121,6 +121,10 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = _tile(s, stage, plan, p, target)
         elif stage in first or stage in second:
             s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, stage in second))
+        elif plan.trees.get(stage) == "end":
+            s = try_step(s, lambda x, stage=stage: apply_last(x, stage))
+        elif stage in plan.trees:
+            s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, plan.trees[stage] == "few"))
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))

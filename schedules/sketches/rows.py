@@ -37,6 +37,13 @@ def apply_partial(s: Schedule, stage: str, unrolled: bool = False) -> Schedule:
     return s
 
 
+def apply_last(s: Schedule, stage: str) -> Schedule:
+    """The last few partial results, added up one after the other."""
+    for a in definition_of(s.program[stage]).reduce_axes:
+        s = s.unroll(stage, _name(s, stage, a.name))
+    return s
+
+
 def _name(s: Schedule, stage: str, axis: str) -> str:
     known = stage_loops(s.nest, stage)
     return f"{stage}.{axis}" if f"{stage}.{axis}" in known else axis
