@@ -184,8 +184,9 @@ def tune(
 
     trials: candidates known in the end, those of earlier runs included (None: no bound).  seconds:
     wall-clock bound of this run.  cache: tune for operands in the caches ("warm") or in memory
-    ("cold").  exact, reproducible: as of `compile`.  Every result is appended to the log at once, so a killed run continues where it was;
-    Ctrl-C ends the search and keeps the best.  Raises TuneError, BuildError, RecordError.
+    ("cold").  exact, reproducible: as of `compile`.  Every result is appended to the log
+    at once, so a killed run continues where it was; Ctrl-C ends the search and keeps the best.
+    Raises TuneError, BuildError, RecordError.
     """
     _check_program("tune", program)
     _check_cache(cache)

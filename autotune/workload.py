@@ -72,7 +72,13 @@ def workload(program: Program, target: str, threads: int = 1, cache: Cache = "wa
     )
     shapes = (*map(_shape, program.inputs), "->", *map(_shape, program.outputs))
     return Workload(
-        _digest(program, sized=True), _digest(program, sized=False), shapes, sizes, target, threads, cache,
+        _digest(program, sized=True),
+        _digest(program, sized=False),
+        shapes,
+        sizes,
+        target,
+        threads,
+        cache,
         exact or program.rounding != "free",
     )
 

@@ -21,6 +21,8 @@ from tensordsl.tensor import Definition, Tensor
 #: Bytes of the partial results of one reduction: a vector of the widest machine, four of which hide the
 #: latency of an addition; four vectors of 64 bytes, eight of 32, sixteen of 16.
 VECTOR, VECTORS = 64, 4
+#: Terms of each partial result, at least; a tree of few terms is short.
+ENOUGH = 4
 #: Elements of the last vector, which are combined one after the other.
 LAST = 4
 
@@ -121,7 +123,7 @@ def _as_tree(program: Program, t: Tensor) -> Program:
         return program
     extent = next(a.extent for a in definition_of(t).reduce_axes if a.name == axis)
     lanes, count = VECTOR // t.dtype.bytes, VECTORS
-    while count > 1 and count * lanes > extent:
+    while count > 1 and ENOUGH * count * lanes > extent:
         count //= 2
     if lanes > extent:
         return program
@@ -167,7 +169,7 @@ def _fusible(d: Definition) -> bool:
 def factors(term: Expr) -> tuple[Expr, Expr]:
     """What the product is made of that a term is, where conditions leave it out both 0."""
     if isinstance(term, Op) and term.name == "select":
-        condition, then, other = term.args
+        condition, then, _ = term.args
         left, right = factors(then)
         zero = expr.constant(0, term.dtype)
         return expr.select(condition, left, zero), expr.select(condition, right, zero)

@@ -17,7 +17,6 @@ from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
 from tensordsl.tensor import Definition, Tensor
 
-
 #: Where float results are rounded.  free: sums in any order, products fused into sums where the machine
 #: can.  written: every operation of the definitions once, in the written order.  fused: the same, but
 #: with one rounding for a term of a `Definition.fused` sum and in the vector math.

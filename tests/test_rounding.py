@@ -140,9 +140,7 @@ def test_threads_do_not_matter() -> None:
 @pytest.mark.skipif(shutil.which(GCC) is None or shutil.which(EMULATOR) is None, reason=f"needs {GCC} and {EMULATOR}")
 def test_neon_gives_the_same_bits(tmp_path: Path) -> None:
     cases = {f"{n}_{how}": FIXED[how](p) for n, p in PROGRAMS.items() for how in FIXED}
-    sources = {
-        n: to_c(default_schedule(p, target("neon")).nest, target("neon"), f"k_{n}") for n, p in cases.items()
-    }
+    sources = {n: to_c(default_schedule(p, target("neon")).nest, target("neon"), f"k_{n}") for n, p in cases.items()}
     text = [unit(sources.values()), "int main(void) {"]
     for name, program in cases.items():
         scratch = sources[name].workspace_bytes
@@ -152,7 +150,9 @@ def test_neon_gives_the_same_bits(tmp_path: Path) -> None:
         outputs = [t.name for t in program.outputs]
         for b in sources[name].parameters:
             array = given.get(b.name, np.zeros(b.shape, b.dtype.name))
-            text.append(f"    static union {{ unsigned char bytes[{array.nbytes}]; {b.dtype.c_name} x[{array.size}]; }}")
+            text.append(
+                f"    static union {{ unsigned char bytes[{array.nbytes}]; {b.dtype.c_name} x[{array.size}]; }}"
+            )
             text.append(f"        {b.name} __attribute__((aligned(64))) = {{{{{literal(array)}}}}};")
         arguments = ", ".join(["&call", *(f"{b.name}.x" for b in sources[name].parameters)])
         text.append(f"    if (k_{name}({arguments})) return 1;")
@@ -191,6 +191,24 @@ def test_fixed_programs_are_workloads_of_their_own() -> None:
     keys = [workload(p, "avx2") for p in (free, td.exact(free), td.reproducible(free))]
     assert len({k.program for k in keys}) == len({k.structure for k in keys}) == 3
     assert [k.exact for k in keys] == [False, True, True]
+
+
+def test_tuning_keeps_the_bits(tmp_path: Path) -> None:
+    program = PROGRAMS["product"]
+    found = td.tune(program, trials=3, log_dir=tmp_path, reproducible=True)
+    assert found.schedule.program.rounding == "fused"
+    record = td.compile(program, log_dir=tmp_path, reproducible=True)
+    default = td.compile(default_schedule(td.reproducible(program), target("portable")), "portable", reproducible=True)
+    assert {k(*data(program)).tobytes() for k in (found.kernel, record, default)} == {default(*data(program)).tobytes()}
+
+
+def test_cuda_has_no_fixed_rounding_yet() -> None:
+    from tensordsl.codegen.cuda.printer import to_cuda
+
+    from tensordsl.targets.cuda import cuda_target
+
+    with pytest.raises(td.BuildError, match="fixed rounding"):
+        to_cuda(Schedule(td.exact(product())).nest, cuda_target("sm_80"))
 
 
 def test_contradictions_are_errors() -> None:

@@ -53,7 +53,7 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     tail = [f"    {FENCE}"] if w.streams else []
     kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    flags = ("-O3",) if left_to_the_compiler(body) else ()
+    flags: tuple[str, ...] = ("-O3",) if left_to_the_compiler(body) else ()
     if program.rounding != "free":
         flags += ("-ffp-contract=off",)
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)

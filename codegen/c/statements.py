@@ -8,8 +8,8 @@ from tensordsl.codegen.c.expressions import Sharing, render, scalar_condition, s
 from tensordsl.codegen.c.extents import Extent, prune, static_extent, varies
 from tensordsl.codegen.c.types import Value, bare, literal
 from tensordsl.codegen.c.writer import LANE, LANE_AFFINE, Mask, Place, Writer
-from tensordsl.schedules.rounding import factors
 from tensordsl.schedules.loopnest import Alloc, For, If, Outline, Prefetch, Seq, Stmt, Store, Sync
+from tensordsl.schedules.rounding import factors
 
 from tensordsl import dtypes
 from tensordsl.affine import Affine, interval

@@ -297,9 +297,24 @@ _SAME_BITS = frozenset(
     + ["i" + name for name in _COMPARISONS]
 )
 #: One rounding on every machine; where there is no such instruction, by the C library.
-_EACH_LANE = Operation("$F a, $F b, $F c", "for (int l = 0; l < $L; l++) a[l] = __builtin_fma$C(a[l], b[l], c[l]); return a;")
-_ONE = {True: {"fma": _EACH_LANE}, False: {"fma": _SCALAR["fma"]}}
+_FUSED = Operation(
+    "$F a, $F b, $F c",
+    """
+#if defined(__aarch64__) && !defined(__clang__) && $BYTES == 16
+    return __builtin_aarch64_fmav$L$Wf(a, b, c);
+#else
+    for (int l = 0; l < $L; l++) c[l] = __builtin_fma$C(a[l], b[l], c[l]);
+    return c;
+#endif
+""",
+)
+_ONE = {True: {"fma": _FUSED}, False: {"fma": _SCALAR["fma"]}}
 _TWO = {v: {"fma": Operation("$F a, $F b, $F c", "((a) * (b) + (c))"), **_PORTABLE} for v in (True, False)}
+
+
+def fused_text(bits: int, lanes: int) -> str:
+    """The statements of a function of vectors a, b, c that returns a b + c with one rounding."""
+    return Shape("", bits, lanes).fill(_FUSED.text)
 
 
 def operation(name: str, shape: Shape) -> Operation:

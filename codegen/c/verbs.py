@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from tensordsl.codegen.c.types import element, literal, signed, vector_name
+from tensordsl.codegen.c.vector_operations import fused_text
 
 from tensordsl import dtypes
 from tensordsl.dtypes import DType
@@ -101,12 +102,11 @@ def _extreme(sign: str) -> Callable[[Shape], Text]:
 
 
 def _fused(s: Shape) -> Text:
-    """a b + c with one rounding, everywhere: where there is no instruction, by the C library."""
+    """a b + c with one rounding, on every machine."""
     f = f"__builtin_fma{'f' if s.t.bits == 32 else ''}"
     if not s.lanes:
         return Text(s.S, f"{s.S} a, {s.S} b, {s.S} c", f"return {f}(a, b, c);")
-    body = f"for (int i = 0; i < {s.lanes}; i++) c[i] = {f}(a[i], b[i], c[i]); return c;"
-    return Text(s.V, f"{s.V} a, {s.V} b, {s.V} c", body, ("a", "b", "c"))
+    return Text(s.V, f"{s.V} a, {s.V} b, {s.V} c", fused_text(s.t.bits, s.lanes), ("a", "b", "c"))
 
 
 def _select(s: Shape) -> Text:

@@ -12,7 +12,6 @@ def _table() -> dict[tuple[str, str], Instruction]:
     rows: dict[tuple[str, str], Instruction] = {}
     for t, suffix in (("f32x4", "v4sf"), ("f64x2", "v2df")):
         rows["sqrt", t] = Instruction(gcc=f"__builtin_aarch64_sqrt{suffix}({{0}})")
-        rows["fma", t] = Instruction(gcc=f"__builtin_aarch64_fma{suffix}({{0}}, {{1}}, {{2}})")
         rows["floor", t] = Instruction(gcc=f"__builtin_aarch64_floor{suffix}({{0}})")
         rows["ceil", t] = Instruction(gcc=f"__builtin_aarch64_ceil{suffix}({{0}})")
     return rows
