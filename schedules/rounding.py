@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 from tensordsl import expr
+from tensordsl.dtypes import DType
 from tensordsl.errors import InternalError, ProgramError
 from tensordsl.expr import Axis, Expr, Op
 from tensordsl.program import Program
@@ -59,7 +60,12 @@ def reassociable(program: Program, stage: str) -> bool:
 def order_matters(t: Tensor) -> bool:
     """Does a reduction round: a sum or product of floats?"""
     d = t.definition
-    return d is not None and d.reducer is not None and d.reducer.combine in ("add", "mul") and t.dtype.is_float
+    return d is not None and d.reducer is not None and order_matters_in(d.reducer.combine, t.dtype)
+
+
+def order_matters_in(operation: str, dtype: DType) -> bool:
+    """Does the result of combining values depend on the order?"""
+    return operation in ("add", "mul") and dtype.is_float
 
 
 def exact(program: Program) -> Program:

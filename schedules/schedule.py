@@ -38,6 +38,7 @@ FAMILIES = (
     "sliding",
     "definitions",
     "streaming",
+    "scanning",
     "storage",
     "hints",
     "pipeline",

@@ -55,6 +55,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     },
     **{n: ("tensordsl.operators", n) for n in ("operator", "Operator", "load_programs")},
     **{n: ("tensordsl.interpreter", n) for n in ("interpret", "error_bound", "random_inputs", "small_integer_inputs")},
+    **{n: ("tensordsl.scans", n) for n in ("cumsum", "cumprod", "cummax", "cummin")},
     "check": ("tensordsl.checking", "check"),
     "ops": ("tensordsl.ops", ""),
     "Program": ("tensordsl.program", "Program"),

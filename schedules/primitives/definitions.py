@@ -107,8 +107,8 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     label = name or fresh(f"{stage}_rf", tensor_names(s.program))
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
-    _require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, label)
+    require_unplaced(s, stage, tensor)
+    return replace_stage(s, stage, program, label)
 
 
 def factored(program: Program, stage: str, axis: str, factor: int, label: str) -> Program:
@@ -158,14 +158,14 @@ def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     if multiple < 1:
         raise ScheduleError(f"multiple={multiple} is not a positive integer")
     program = padded(s.program, stage, axis, multiple)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     shape = program[stage].shape
     if shape == tensor.shape:
-        return _replace_stage(s, stage, program)
+        return replace_stage(s, stage, program)
     old = own_buffer(s, stage)
     if old.shape != tensor.shape or old.scope != "workspace" or old.fold or old.pitch:
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="pad before caches and placement")
-    return _replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
+    return replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
 
 
 def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
@@ -209,8 +209,8 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     tensor = defined(s, stage)
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
-    _require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
+    require_unplaced(s, stage, tensor)
+    return replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
 
 
 def divides(t: Tensor) -> bool:
@@ -291,7 +291,7 @@ def _require_acyclic(program: Program, stage: str) -> None:
             raise ScheduleError(f"{stage} belongs to a recurrence in order of {group.order}")
 
 
-def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
+def require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
     """The stage's loops stand by themselves as the definition wrote them, with nothing placed inside."""
     own: list[Stmt] = []
 
@@ -310,7 +310,7 @@ def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
         )
 
 
-def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
+def replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
     known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}

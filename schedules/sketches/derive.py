@@ -20,6 +20,7 @@ from tensordsl.schedules.sketches.contraction import (
 )  # fmt: skip
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_last, apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.scans import apply_scan, rows_apart, scan_block
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.program import Program
@@ -108,9 +109,15 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None]
+    known = {t.name for t in s.program.tensors} - {t.name for g in cyclic for t in g.tensors}
     for group in cyclic:
-        s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged = {t.name for g in cyclic for t in g.tensors}
+        before = s
+        if block := scan_block(s.program, group, target):
+            s = try_step(s, lambda x, group=group, block=block: apply_scan(x, group.tensors[0], block))
+        if s is before:
+            s = try_step(s, lambda x, group=group: rows_apart(x, group))
+            s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+    arranged = {t.name for t in s.program.tensors} - known
     followers = set(plan.epilogues.values())
     first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
     for t in s.program.tensors:
