@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, get_args
 
+import msgspec
 from tensordsl.autotune import lookup
 from tensordsl.autotune.builder import Builder
 from tensordsl.autotune.cases import CASES, case_folder, workplace
 from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
+from tensordsl.autotune.pinning import PinLike, pinned
 from tensordsl.autotune.records import Log, Record
 from tensordsl.autotune.search import Search
 from tensordsl.autotune.session import (
@@ -179,6 +181,7 @@ def tune(
     observer: Union[Observer, None] = None,
     exact: bool = False,
     reproducible: bool = False,
+    pin: Union[PinLike, None] = None,
 ) -> TuneResult:
     """Search for the fastest schedule by measuring on this machine.
 
@@ -186,6 +189,9 @@ def tune(
     wall-clock bound of this run.  cache: tune for operands in the caches ("warm") or in memory
     ("cold").  exact, reproducible: as of `compile`.  Every result is appended to the log
     at once, so a killed run continues where it was; Ctrl-C ends the search and keeps the best.
+    pin: a part of the schedule that stays as it is: values of holes, or a schedule whose steps are kept
+    while the stages it does not touch are filled in.  The comparison is then with the pinned default,
+    and the records serve runs with the same pin.
     Raises TuneError, BuildError, RecordError.
     """
     _check_program("tune", program)
@@ -200,7 +206,10 @@ def tune(
     key = workload(program, machine.id, cache=cache)
     directory = lookup.log_directory(log_dir)
     log = Log.of(directory, key, program.name)
-    builder = Builder(program, machine, cold=cache == "cold")
+    fixed = None if pin is None else pinned(program, machine, pin)
+    if fixed is not None:
+        key = msgspec.structs.replace(key, pin=fixed.text)
+    builder = Builder(program, machine, cold=cache == "cold", pin=fixed)
     search = Search(Space(builder.sketches, seed), builder.cost, seed)
     with case_folder() as folder:
         nest = builder.schedule(DEFAULT).nest
@@ -214,7 +223,8 @@ def tune(
             session.resume(earlier)
             reason = session.run(_neighbours(directory, key, tools, machine))
             winner = session.finish(_incumbent(earlier, search))
-    _keep_model(search, key)
+    if pin is None:
+        _keep_model(search, key)
     schedule = builder.schedule(winner.candidate)
     return TuneResult(
         kernel_of(schedule, machine), schedule, tuple(session.history), reason, winner, log.path.absolute()

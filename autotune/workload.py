@@ -33,7 +33,8 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     program: digest of the program, sizes included.  structure: the same without sizes.
     shapes: inputs, "->", outputs, for the reader.  sizes: every extent in canonical order.
     tolerance: what the derived error bound was multiplied by (see `tensordsl.tolerance`).  threads: used by the kernel.
-    cache: whether operands were in the caches (warm) or flushed before every call (cold).
+    cache: whether operands were in the caches (warm) or flushed before every call (cold).  pin: what a
+    user fixed of the schedule (see `tensordsl.autotune.pinning`).
     """
 
     program: str
@@ -45,6 +46,7 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: Cache = "warm"
     exact: bool = False
     tolerance: float = SAFETY
+    pin: str = ""
 
     def same_conditions(self, other: Workload) -> bool:
         """Whether two workloads differ in their sizes alone."""
@@ -55,6 +57,7 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
             and self.cache == other.cache
             and self.exact == other.exact
             and self.tolerance == other.tolerance
+            and self.pin == other.pin
         )
 
     def distance(self, other: Workload) -> float:

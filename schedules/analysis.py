@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from tensordsl import expr
@@ -160,8 +161,11 @@ def identity_dims(r: Read) -> dict[str, int]:
     return found
 
 
-def inlinable(program: Program) -> str | None:
-    """The first pointwise tensor worth computing inside its readers, or None."""
+def inlinable(program: Program, kept: Container[str] = ()) -> str | None:
+    """The first pointwise tensor worth computing inside its readers, or None.
+
+    kept: tensors that stay as they are, and whose formulas do.
+    """
     outputs = {t.name for t in program.outputs}
     overwritten = set(program.inplace.values())  # reading these later may be too late
     for t in program.tensors:
@@ -171,6 +175,8 @@ def inlinable(program: Program) -> str | None:
         if any(r.source.name in overwritten for r in d.reads):
             continue
         readers = program.consumers(t.name)
+        if t.name in kept or any(c.name in kept for c in readers):
+            continue
         sites = [r for c in readers for r in definition_of(c).reads if r.source.name == t.name]
         work = cost(d.body)
         again = max((instances(c) / max(1, elements(t)) for c in readers), default=1.0)

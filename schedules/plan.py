@@ -65,8 +65,11 @@ class Plan:
     trees: Mapping[str, Place]
 
 
-def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
-    """The plan, and the program after its definition steps (partial reductions of one vector)."""
+def make_plan(program: Program, target: Target, fixed: frozenset[str] = frozenset()) -> tuple[Plan, Program]:
+    """The plan, and the program after its definition steps (partial reductions of one vector).
+
+    fixed: stages that are arranged already and stay as they are.
+    """
     from tensordsl.schedules.primitives.definitions import (
         divides,
         factored,
@@ -78,19 +81,19 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
     written = program
     program = _without_single_terms(program)
     inline: list[str] = []
-    while (name := inlinable(program)) is not None:
+    while (name := inlinable(program, fixed)) is not None:
         inline.append(name)
         tensor = program[name]
         program = inline_in_program(program, tensor, definition_of(tensor))
     cyclic = {t.name for g in program.groups if g.order is not None for t in g.tensors}
     reciprocals = []
     for t in program.tensors:
-        if written.rounding == "free" and t.name not in cyclic and divides(t):
+        if written.rounding == "free" and t.name not in {*cyclic, *fixed} and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, inverse_name(program, t.name))
     free = program.rounding == "free"
     trees = {} if free else tree_places(program)
-    apart = {*cyclic, *trees}
+    apart = {*cyclic, *trees, *fixed}
     tiles = {t.name: x for t in program.tensors if t.name not in apart and (x := tile_of(t)) is not None}
     partial = {}
     for t in program.tensors:
@@ -104,11 +107,13 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         lanes = target.lanes(program[stage].dtype)
         program = factored(program, stage, axis, 2 * lanes, partial_name(written, stage))
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
-    epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
-    placements, shared = _placements(program, tiles, epilogues)
+    epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None and e not in fixed}
+    placements, shared = _placements(program, tiles, epilogues, fixed)
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
-    jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
+    jammed = _jammed(
+        program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic, *fixed}, target
+    )
     plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed, trees)
     return plan, program
 
@@ -221,7 +226,7 @@ def _follows(
 
 
 def _placements(
-    program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]
+    program: Program, tiles: dict[str, Tile], epilogues: dict[str, str], fixed: frozenset[str] = frozenset()
 ) -> tuple[list[Placement], dict[str, dict[str, str]]]:
     """The placements, and for every stage which axis of its root each of its shared axes runs with."""
     outputs = {t.name for t in program.outputs}
@@ -234,8 +239,11 @@ def _placements(
         d = definition_of(t)
         readers = program.consumers(t.name)
         place = None
-        if t.name not in outputs and t.name not in tiles and t.name not in follow and not d.order and readers:
+        alone = t.name in outputs or t.name in tiles or t.name in follow or t.name in fixed
+        if not alone and not d.order and readers:
             place = _place(program, t, readers, root_of, shared, depth)
+        if place is not None and place.consumer in fixed:
+            place = None
         if place is not None and place.consumer in tiles:
             place = _around_tile(program, place, tiles[place.consumer])
         if place is None:

@@ -27,15 +27,19 @@ from tensordsl.program import Program
 from tensordsl.targets import Target
 
 
-def derive(program: Program, target: Target) -> list[Sketch]:
-    """One sketch: the program's plan with the sizes of its register tiles and reductions open."""
+def derive(program: Program, target: Target, start: Schedule | None = None) -> list[Sketch]:
+    """One sketch: the program's plan with the sizes of its register tiles and reductions open.
+
+    start: a schedule of the program whose steps are kept; the stages they touch are left alone.
+    """
+    fixed = frozenset[str]() if start is None else touched(start)
     if any(a.extent == 0 for t in program.tensors for a in (*definition_of(t).axes, *definition_of(t).reduce_axes)):
 
         def plain() -> Schedule:
-            return Schedule(program, checked=False)
+            return start or Schedule(program, checked=False)
 
         return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]  # nothing to tile where nothing is
-    plan, planned = make_plan(program, target)
+    plan, planned = make_plan(program, target, fixed)
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
     for stage, tile in plan.tiles.items():
@@ -81,8 +85,8 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
     plans = [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
-    simpler = tuple(partial(build, program, x, default, target) for x in plans)
-    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
+    simpler = tuple(partial(build, program, x, default, target, start) for x in plans)
+    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target, start), simpler)]
 
 
 def _hole(
@@ -92,9 +96,16 @@ def _hole(
     default[name] = chosen
 
 
-def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedule:
+def touched(s: Schedule) -> frozenset[str]:
+    """The stages that the steps of a schedule name."""
+    named = {a for step in s.trace for a in (*step.args, *dict(step.kwargs).values()) if isinstance(a, str)}
+    return frozenset(t.name for t in s.program.tensors if t.name in named)
+
+
+def build(program: Program, plan: Plan, p: Parameters, target: Target, start: Schedule | None = None) -> Schedule:
     """The schedule of a plan with chosen sizes."""
-    s = Schedule(program).unchecked()
+    s = (start or Schedule(program)).unchecked()
+    fixed = frozenset[str]() if start is None else touched(start)
     for name in plan.inline:
         s = s.compute_inline(name)
     for name in plan.reciprocals:
@@ -108,7 +119,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
-    cyclic = [g for g in s.program.groups if g.order is not None]
+    cyclic = [g for g in s.program.groups if g.order is not None and not any(t.name in fixed for t in g.tensors)]
     known = {t.name for t in s.program.tensors} - {t.name for g in cyclic for t in g.tensors}
     for group in cyclic:
         before = s
@@ -117,7 +128,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         if s is before:
             s = try_step(s, lambda x, group=group: rows_apart(x, group))
             s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged = {t.name for t in s.program.tensors} - known
+    arranged = {*(t.name for t in s.program.tensors if t.name not in known), *fixed}
     followers = set(plan.epilogues.values())
     first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
     for t in s.program.tensors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.locate import own_loops, stage_loops
 from tensordsl.schedules.loopnest import buffers
+from tensordsl.schedules.refusals import note
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches.contraction import has_loop
 from tensordsl.schedules.sketches.flat import flat, step_width
@@ -96,10 +97,11 @@ def _vectors(s: Schedule, stage: str, name: str, width: int) -> Schedule:
 
 
 def try_step(s: Schedule, f: object) -> Schedule:
-    """``f(s)``, or s itself where a step does not apply."""
+    """``f(s)``, or s itself where a step does not apply (see `refusals`)."""
     assert callable(f)
     try:
         result: Schedule = f(s)
         return result
-    except ScheduleError:
+    except ScheduleError as error:
+        note(error)
         return s
