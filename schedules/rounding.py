@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from tensordsl import expr
+from tensordsl import dtypes, expr
 from tensordsl.dtypes import DType
 from tensordsl.errors import InternalError, ProgramError
 from tensordsl.expr import Axis, Expr, Op
@@ -167,7 +167,7 @@ def _interleaved(d: Definition, axis: str, lane: Axis) -> bool:
 
 def _fusible(d: Definition) -> bool:
     """Is every term of a sum one product of floats (or left out)?"""
-    if d.reducer is None or d.reducer.combine != "add" or not d.body.dtype.is_float:
+    if d.reducer is None or d.reducer.combine != "add" or d.body.dtype not in (dtypes.float32, dtypes.float64):
         return False
     return product_of(d.body) is not None
 

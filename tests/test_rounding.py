@@ -73,16 +73,27 @@ def running() -> td.Program:
     return td.Program([x], [y])
 
 
+def scattered() -> td.Program:
+    x, w, n = (td.placeholder(s, name=m) for s, m in (((60, 5), "x"), ((60,), "w"), ((), "n")))
+    at = td.placeholder((60,), "int32", name="at", values=range(9))
+    k = td.reduce_axis(60, "k")
+    y = td.compute((9, 5), lambda i, j: td.sum(x[k, j] * w[k], axis=k, where=at[k] == i), name="y")
+    return td.Program([x, w, n, at], [y * n])
+
+
 PROGRAMS = {
     "rows": rows(), "rows64": rows(1003, "float64"), "short": rows(20), "tiny": rows(5), "softmax": softmax(),
-    "layernorm": layernorm(), "product": product(), "guarded": guarded(), "running": running(),
+    "layernorm": layernorm(), "product": product(), "guarded": guarded(), "scattered": scattered(), "running": running(),
     "functions": functions("float32"), "functions64": functions("float64"),
 }  # fmt: skip
 
 
 def data(program: td.Program) -> list[np.ndarray[Any, Any]]:
     rng = np.random.default_rng(3)
-    return [(3 * rng.standard_normal(t.shape)).astype(t.dtype.name) for t in program.inputs]
+    return [
+        (3 * rng.standard_normal(t.shape) if t.dtype.is_float else rng.integers(0, 9, t.shape)).astype(t.dtype.name)
+        for t in program.inputs
+    ]
 
 
 def results(program: td.Program, schedule: Schedule, isa: str, compiler: str) -> list[bytes]:
@@ -154,7 +165,7 @@ def test_neon_gives_the_same_bits(tmp_path: Path) -> None:
                 f"    static union {{ unsigned char bytes[{array.nbytes}]; {b.dtype.c_name} x[{array.size}]; }}"
             )
             text.append(f"        {b.name} __attribute__((aligned(64))) = {{{{{literal(array)}}}}};")
-        arguments = ", ".join(["&call", *(f"{b.name}.x" for b in sources[name].parameters)])
+        arguments = ", ".join(["&call", *(f"{b.name}.x{'' if b.shape else '[0]'}" for b in sources[name].parameters)])
         text.append(f"    if (k_{name}({arguments})) return 1;")
         text += [f"    emit({o}.x, sizeof {o});" for o in outputs] + ["    }"]
     (tmp_path / "unit.c").write_text(EMIT + "\n".join([*text, "    return 0;", "}", ""]))
