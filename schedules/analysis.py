@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from tensordsl import expr
@@ -165,8 +165,11 @@ def identity_dims(r: Read) -> dict[str, int]:
     return found
 
 
-def inlinable(program: Program) -> str | None:
-    """The first pointwise tensor worth computing inside its readers, or None."""
+def inlinable(program: Program, kept: Container[str] = ()) -> str | None:
+    """The first pointwise tensor worth computing inside its readers, or None.
+
+    kept: tensors that stay as they are, and whose formulas do.
+    """
     outputs = {t.name for t in program.outputs}
     overwritten = set(program.inplace.values())  # reading these later may be too late
     for t in program.tensors:
@@ -178,6 +181,8 @@ def inlinable(program: Program) -> str | None:
         if affine_value(d.body) is None and read_in_index(program, t.name):
             continue
         readers = program.consumers(t.name)
+        if t.name in kept or any(c.name in kept for c in readers):
+            continue
         sites = [r for c in readers for r in definition_of(c).reads if r.source.name == t.name]
         work = cost(d.body)
         again = max((instances(c) / max(1, elements(t)) for c in readers), default=1.0)

@@ -68,6 +68,12 @@ from tensordsl.operators import Operator as Operator
 from tensordsl.operators import load_programs as load_programs
 from tensordsl.operators import operator as operator
 from tensordsl.program import Program as Program
+from tensordsl.scans import cummax as cummax
+from tensordsl.scans import cummin as cummin
+from tensordsl.scans import cumprod as cumprod
+from tensordsl.scans import cumsum as cumsum
+from tensordsl.schedules.rounding import exact as exact
+from tensordsl.schedules.rounding import reproducible as reproducible
 from tensordsl.schedules.schedule import Schedule as Schedule
 from tensordsl.summaries import all as all
 from tensordsl.summaries import any as any

@@ -86,7 +86,8 @@ class Definition:
     """What a tensor is: ``T[axes] = body``, or ``T[axes] = reducer over reduce_axes of body``.
 
     order: the axes along which a recurrence runs, the slowest first; what it reads of itself lies
-    strictly before in this (lexicographic) order.
+    strictly before in this (lexicographic) order.  fused: each term of the sum is a product, which is
+    added to the sum with one rounding (see `tensordsl.program.Rounding`).
     """
 
     axes: tuple[Axis, ...]
@@ -94,6 +95,7 @@ class Definition:
     reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
+    fused: bool = False
 
     @property
     def reads(self) -> list[Read]:

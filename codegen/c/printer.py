@@ -49,7 +49,9 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
     names = Names(known, loops, spread=plan.names(), reserved=[symbol])
-    w = Writer(target, symbol, names, lanes, plan, known)
+    program = nest.program
+    fused = frozenset(t.name for t in program.tensors if t.definition is not None and t.definition.fused)
+    w = Writer(target, symbol, names, lanes, plan, known, program.rounding, fused)
     _roles(w, nest, body)
     w.checks = checks
     if checks is not None:
@@ -70,7 +72,9 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     start += [line for b in stated for line in _values_check(w, b)]
     kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
+    flags: tuple[str, ...] = ("-O3",) if stated or left_to_the_compiler(body) else ()
+    if program.rounding != "free":
+        flags += ("-ffp-contract=off",)
     callers = tuple(p for p in original.parameters if not p.banks)
     return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 

@@ -37,7 +37,7 @@ from tensordsl.schedules.loopnest import (
     with_children,
 )  # fmt: skip
 from tensordsl.schedules.lower import definition_nest
-from tensordsl.schedules.regions import NoBox, Span, span, union
+from tensordsl.schedules.regions import NoBox, Span, clipped, span, union
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import Context, context
 
@@ -224,6 +224,8 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         if spans is None:
             return x
         placed.append(x)
+        # reads that a select keeps from the edges are not of this tensor
+        spans = [clipped(sp, n) for sp, n in zip(spans, tensor.shape)]
         assert tensor.definition is not None
         for k, name in enumerate(axes):
             if name in tensor.definition.causal_axes:  # a recurrence needs all its earlier elements

@@ -20,7 +20,8 @@ from tensordsl.schedules.sketches.contraction import (
 )  # fmt: skip
 from tensordsl.schedules.sketches.data import apply_scatter, scatters
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
-from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.rows import apply_last, apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.scans import apply_scan, rows_apart, scan_block
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.combination import Monoid
@@ -28,15 +29,19 @@ from tensordsl.program import Program
 from tensordsl.targets import Target
 
 
-def derive(program: Program, target: Target) -> list[Sketch]:
-    """One sketch: the program's plan with the sizes of its register tiles and reductions open."""
+def derive(program: Program, target: Target, start: Schedule | None = None) -> list[Sketch]:
+    """One sketch: the program's plan with the sizes of its register tiles and reductions open.
+
+    start: a schedule of the program whose steps are kept; the stages they touch are left alone.
+    """
+    fixed = frozenset[str]() if start is None else touched(start)
     if any(a.extent == 0 for t in program.tensors for a in (*definition_of(t).axes, *definition_of(t).reduce_axes)):
 
         def plain() -> Schedule:
-            return Schedule(program, checked=False)
+            return start or Schedule(program, checked=False)
 
         return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]  # nothing to tile where nothing is
-    plan, planned = make_plan(program, target)
+    plan, planned = make_plan(program, target, fixed)
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
     for stage, tile in plan.tiles.items():
@@ -83,8 +88,8 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
     plans = [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
-    simpler = tuple(partial(build, program, x, default, target) for x in plans)
-    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
+    simpler = tuple(partial(build, program, x, default, target, start) for x in plans)
+    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target, start), simpler)]
 
 
 def _hole(
@@ -94,9 +99,16 @@ def _hole(
     default[name] = chosen
 
 
-def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedule:
+def touched(s: Schedule) -> frozenset[str]:
+    """The stages that the steps of a schedule name."""
+    named = {a for step in s.trace for a in (*step.args, *dict(step.kwargs).values()) if isinstance(a, str)}
+    return frozenset(t.name for t in s.program.tensors if t.name in named)
+
+
+def build(program: Program, plan: Plan, p: Parameters, target: Target, start: Schedule | None = None) -> Schedule:
     """The schedule of a plan with chosen sizes."""
-    s = Schedule(program).unchecked()
+    s = (start or Schedule(program)).unchecked()
+    fixed = frozenset[str]() if start is None else touched(start)
     for name in plan.inline:
         s = s.compute_inline(name)
     for name in plan.reciprocals:
@@ -115,10 +127,16 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             halves.add(name)
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
-    cyclic = [g for g in s.program.groups if g.order is not None]
+    cyclic = [g for g in s.program.groups if g.order is not None and not any(t.name in fixed for t in g.tensors)]
+    known = {t.name for t in s.program.tensors} - {t.name for g in cyclic for t in g.tensors}
     for group in cyclic:
-        s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged = {t.name for g in cyclic for t in g.tensors}
+        before = s
+        if block := scan_block(s.program, group, target):
+            s = try_step(s, lambda x, group=group, block=block: apply_scan(x, group.tensors[0], block))
+        if s is before:
+            s = try_step(s, lambda x, group=group: rows_apart(x, group))
+            s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+    arranged = {*(t.name for t in s.program.tensors if t.name not in known), *fixed}
     followers = set(plan.epilogues.values())
     first = {partial_name(program, x) for x in plan.partial}
     second = {lanes_name(program, x) for x in plan.partial} | halves
@@ -130,6 +148,10 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = _tile(s, stage, plan, p, target)
         elif stage in first or stage in second:
             s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, stage in second))
+        elif plan.trees.get(stage) == "end":
+            s = try_step(s, lambda x, stage=stage: apply_last(x, stage))
+        elif stage in plan.trees:
+            s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, plan.trees[stage] == "few"))
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
             kind = "unroll" if isinstance(definition_of(t).reducer, Monoid) else "vectorize"
