@@ -34,7 +34,7 @@ def constant_state(unit: Expr, precision: Precision) -> Value:
     """The identity of a reducer as an array of one element."""
     from tensordsl.evaluation import Evaluator, Frame
 
-    return Evaluator(None, precision).value(unit, Frame(("n",), ((0, 1),)), None)
+    return Evaluator(None, precision).value(unit, Frame(("n",), ((0, 1),), {}), None)
 
 
 def combined(c: Combination, left: Value, right: Value, precision: Precision, rules: ErrorRules | None = None) -> Value:
@@ -49,7 +49,7 @@ def combined(c: Combination, left: Value, right: Value, precision: Precision, ru
     evaluator.cells = {c.left.name: left, c.right.name: right}
     try:
         with np.errstate(all="ignore"):
-            found = evaluator.value(value, Frame(("n",), ((0, size),)), None)
+            found = evaluator.value(value, Frame(("n",), ((0, size),), {}), None)
     except Undefined as fault:
         raise ProgramError(f"{c.name}: {fault.message}") from None
     return found.map(lambda a: np.broadcast_to(a, (size,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from tensordsl.schedules.analysis import definition_of
+from tensordsl.schedules.analysis import decided_by_data, definition_of
 from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_lanes, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
@@ -18,6 +18,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.data import apply_scatter, scatters
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
@@ -44,6 +45,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         lanes, rows = target.lanes(t.dtype), row_extent(t, tile)
         main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
         vectors = -(-t.shape[-1] // lanes)
+        ragged = tile.main in decided_by_data(definition_of(t))
         _hole(
             holes,
             default,
@@ -56,7 +58,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             holes,
             default,
             f"{stage}.kc",
-            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main] + [main],
+            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main and not ragged] + [main],
             sizes.kc,
         )
         _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
@@ -132,6 +134,8 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             lane = definition_of(t).reduce_axes[0].name
             kind = "unroll" if isinstance(definition_of(t).reducer, Monoid) else "vectorize"
             s = try_step(s, lambda x, stage=stage, lane=lane, kind=kind: getattr(x, kind)(stage, lane))
+        elif scatters(t):
+            s = try_step(s, lambda x, stage=stage: apply_scatter(x, stage, target))
         elif stage not in followers:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
     for stage, other in plan.jammed:
