@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.combination import Monoid
 from tensordsl.data_index import affine_value
 from tensordsl.expr import Expr, Index, Op, Read
 from tensordsl.program import Program
@@ -121,6 +122,8 @@ def register_tile(t: Tensor) -> Tile | None:
     if not streams or any(stride(r, vector) is None for r in reads):
         return None
     main = max(d.reduce_axes, key=lambda a: a.extent).name
+    if isinstance(d.reducer, Monoid) and not d.reducer.commutative:
+        main = d.reduce_axes[0].name  # the tile puts it outermost, and the terms stay in order
     inner = [a.name for a in d.reduce_axes]
     strided = [
         r for r in streams
