@@ -2,7 +2,7 @@
 
 Every function takes the size of its result and returns a `td.Program` on a grey image in float32.
 Stages are tensors; which of them are stored, and how much of each, is up to the schedule.
-`python benchmarks/pipelines.py` times them beside plain loops.
+`python benchmarks/image_pipelines.py` times them beside plain loops.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def blur(height: int, width: int) -> td.Program:
     return td.Program([x], [smooth(x, "blurred")], "blur")
 
 
-def unsharp(height: int, width: int) -> td.Program:
+def unsharp(height: int, width: int, amount: float = 0.75) -> td.Program:
     """x + amount (x - blurred), within 0..1."""
-    x, amount = image(height, width, 2), td.placeholder((), name="amount")
+    x = image(height, width, 2)
     soft = smooth(x, "soft")
 
     def pixel(i: td.Expr, j: td.Expr) -> td.Expr:
         here = x[i + 2, j + 2]
         return td.minimum(td.maximum(here + amount * (here - soft[i, j]), 0.0), 1.0)
 
-    return td.Program([x, amount], [td.compute((height, width), pixel, name="sharp")], "unsharp")
+    return td.Program([x], [td.compute((height, width), pixel, name="sharp")], "unsharp")
 
 
 def harris(height: int, width: int) -> td.Program:

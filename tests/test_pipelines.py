@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensordsl.schedules.default import default_schedule
-from tensordsl.schedules.loopnest import Alloc, walk
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
 
 import tensordsl as td
-from tensordsl.targets import target
 from tests.random_schedules import Steps, apply, too_large
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -84,9 +81,7 @@ def bilateral_grid(x: Array, cell: int = 8, bins: int = 8) -> list[Array]:
 
 def given(program: td.Program) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    return {
-        t.name: np.float32(AMOUNT) if not t.shape else rng.random(t.shape, np.float32) for t in program.inputs
-    }
+    return {t.name: rng.random(t.shape, np.float32) for t in program.inputs}
 
 
 @pytest.mark.parametrize("name", pipelines.PIPELINES)
@@ -126,12 +121,3 @@ def test_random_schedules(name: str) -> None:
     found = td.compile(s)(*inputs.values())
     for t, array in zip(program.outputs, found if isinstance(found, tuple) else (found,)):
         assert (np.abs(array - exact[t.name]) <= bound[t.name]).all()
-
-
-@pytest.mark.parametrize("name", ["blur", "unsharp", "harris"])
-def test_no_stage_is_stored_whole(name: str) -> None:
-    """Large images: what lies between input and output is a few rows at a time."""
-    program = pipelines.PIPELINES[name](512, 768)
-    nest = default_schedule(program, target("avx2")).nest
-    stored = [s.buffer for s, _ in walk(nest.body) if isinstance(s, Alloc)]
-    assert all(b.size() <= 16 * 772 for b in stored), [str(b) for b in stored]
