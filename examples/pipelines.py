@@ -2,7 +2,6 @@
 
 Every function takes the size of its result and returns a `td.Program` on a grey image in float32.
 Stages are tensors; which of them are stored, and how much of each, is up to the schedule.
-`python benchmarks/image_pipelines.py` times them beside plain loops.
 """
 
 from __future__ import annotations
