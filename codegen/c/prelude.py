@@ -58,7 +58,7 @@ class Prelude:
         gcc folds a load into each arithmetic instruction that uses it, which costs load ports.
         """
         constraint = self.target.barrier
-        if not constraint or lanes * t.bytes < 16:
+        if not constraint or not 16 <= lanes * t.bytes <= self.target.vector_bytes:  # not one register
             return None
         return self.need("td_keep", f'#define td_keep(x) __asm__("" : "+{constraint}"(x))\n')
 

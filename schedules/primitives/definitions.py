@@ -63,6 +63,12 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     known = homes(s.nest)
     if any(st.instance.tensor == stage and st.instance.kind != "compute" for st, _ in stores(s.nest.body)):
         raise ScheduleError(f"copies of {stage} are kept elsewhere", hint="inline before compute_at and caches")
+    for r in d.reads:
+        if r.source.name not in known:
+            raise ScheduleError(
+                f"{r.source.name}, which {stage} reads, has no buffer of its own any more",
+                hint=f"inline {stage} before {r.source.name} is cached",
+            )
     body = without_alloc(without_stage(s.nest.body, stage), stage)
     if any(x.source is old for x in control_data(body)):
         raise ScheduleError(f"elements of {stage} decide which iterations run", hint="compute_at it instead")
