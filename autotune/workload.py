@@ -33,7 +33,8 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     program: digest of the program, sizes included.  structure: the same without sizes.
     shapes: inputs, "->", outputs, for the reader.  sizes: every extent in canonical order.
     tolerance: what the derived error bound was multiplied by (see `tensordsl.tolerance`).  threads: used by the kernel.
-    cache: whether operands were in the caches (warm) or flushed before every call (cold).
+    cache: whether operands were in the caches (warm) or flushed before every call (cold).  pin: what a
+    user fixed of the schedule (see `tensordsl.autotune.pinning`).
     """
 
     program: str
@@ -45,6 +46,7 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: Cache = "warm"
     exact: bool = False
     tolerance: float = SAFETY
+    pin: str = ""
 
     def same_conditions(self, other: Workload) -> bool:
         """Whether two workloads differ in their sizes alone."""
@@ -55,6 +57,7 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
             and self.cache == other.cache
             and self.exact == other.exact
             and self.tolerance == other.tolerance
+            and self.pin == other.pin
         )
 
     def distance(self, other: Workload) -> float:
@@ -72,7 +75,14 @@ def workload(program: Program, target: str, threads: int = 1, cache: Cache = "wa
     )
     shapes = (*map(_shape, program.inputs), "->", *map(_shape, program.outputs))
     return Workload(
-        _digest(program, sized=True), _digest(program, sized=False), shapes, sizes, target, threads, cache, exact
+        _digest(program, sized=True),
+        _digest(program, sized=False),
+        shapes,
+        sizes,
+        target,
+        threads,
+        cache,
+        exact or program.rounding != "free",
     )
 
 
@@ -106,7 +116,7 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     get = {old: t.name for old, t in fresh.items()}
     inplace = {get[o]: get[i] for o, i in program.inplace.items()}
     inputs, outputs = ([fresh[t.name] for t in ts] for ts in (program.inputs, program.outputs))
-    return Program(inputs, outputs, program.name, inplace, program.dims)
+    return Program(inputs, outputs, program.name, inplace, program.dims, program.rounding)
 
 
 def _shape(t: Tensor) -> str:
@@ -135,6 +145,8 @@ def _digest(program: Program, sized: bool) -> str:
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))
     parts.append([position[t.name] for t in program.outputs])
     parts.append(sorted((position[o], position[i]) for o, i in program.inplace.items()))
+    if program.rounding != "free":
+        parts.append((program.rounding, [_definition(t).fused for t in program.tensors]))
     return _hash(parts)
 
 

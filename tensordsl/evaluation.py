@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensordsl.affine import Affine, Datum, Interval, Quasi, interval
-from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
+from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type, rounded
 from tensordsl.causality import Group
 from tensordsl.combination import Monoid
 from tensordsl.contraction import contraction
@@ -25,6 +25,7 @@ from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.reduction import Accumulator
+from tensordsl.running_error import Sizes, combinable
 from tensordsl.states import States
 from tensordsl.tensor import Definition, Tensor
 
@@ -139,14 +140,15 @@ class Evaluator:
     def __init__(self, program: Program | None, precision: Precision, rules: ErrorRules | None = None) -> None:
         self.program, self.precision, self.rules = program, precision, rules
         self.cells: dict[str, Value] = {}
+        self.sizes: dict[str, Sizes] = {}  # of recurrences whose steps may be grouped in any way
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Value]:
         """The value of every tensor.  inputs: arrays by name, already of the right shape."""
         assert self.program is not None
         for t in self.program.inputs:
             array = np.ascontiguousarray(inputs[t.name], numpy_type(t.dtype, self.precision))
-            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_float else None
-            self.cells[t.name] = Value(array.reshape(t.shape), error)
+            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_inexact else None
+            self.cells[t.name] = Value(self._rounded(array, t.dtype).reshape(t.shape), error)
         with np.errstate(all="ignore"):
             for g in self.program.groups:
                 self._allocate(g)
@@ -158,6 +160,8 @@ class Evaluator:
             value = np.zeros(t.shape, numpy_type(t.dtype, self.precision))
             cyclic = self.rules is not None and g.order is not None
             self.cells[t.name] = Value(value, no_error(t.dtype, t.shape) if cyclic else None)
+            if self.rules is not None and len(g.tensors) == 1 and combinable(t):
+                self.sizes[t.name] = Sizes(t, self.rules.unit(t.dtype), self.rules.exact_integers(t.dtype))
 
     def _run(self, part: Tensor | Group, at: Mapping[str, int]) -> None:
         """Compute a definition or a group.  at: the steps of the groups around it."""
@@ -185,7 +189,10 @@ class Evaluator:
             return
         names = [a.name for a in d.axes]
         for box in boxes(region):
-            value = self._evaluate(t, d.body, Frame(names, box, self.cells))
+            frame = Frame(names, box, self.cells)
+            value = self._evaluate(t, d.body, frame)
+            if t.name in self.sizes:
+                value = self.sizes[t.name].widened(self, frame, box, value)
             self._store(t, box, value)
 
     def _reduce(self, t: Tensor, region: Box) -> None:
@@ -213,7 +220,7 @@ class Evaluator:
     def _store(self, t: Tensor, box: Box, value: Value) -> None:
         cells = self.cells[t.name]
         part = tuple(slice(lo, hi) for lo, hi in box)
-        cells.value[part] = value.value
+        cells.value[part] = self._rounded(value.value, t.dtype)
         if value.error is None and cells.error is None:
             return
         if cells.error is None:
@@ -244,6 +251,7 @@ class Evaluator:
     def _value(self, e: Expr, frame: Frame, mask: Array | None) -> Value:
         if isinstance(e, Const):
             value = np.full((1,) * len(frame.shape), e.value, numpy_type(e.dtype, self.precision))
+            value = self._rounded(value, e.dtype)
             return Value(value, None if self.rules is None else self.rules.constant(e))
         if isinstance(e, Index):
             return Value(frame.affine(e.affine))
@@ -261,7 +269,11 @@ class Evaluator:
             value = convert(args[0].value, numpy_type(e.dtype, self.precision), mask)
         else:
             value = apply(e.name, [a.value for a in args], mask)
+        value = self._rounded(value, e.dtype)
         return Value(value, None if self.rules is None else self.rules.operation(e, args, value))
+
+    def _rounded(self, value: Array, t: DType) -> Array:
+        return value if self.precision == "float64" else rounded(value, t)
 
     def _read(self, r: Read, frame: Frame, mask: Array | None) -> Value:
         cells = self.cells[r.source.name]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl import dtypes
 from tensordsl.affine import Affine
+from tensordsl.complex_operations import COMPLEX, PARTS, complex_unary, refused
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
 from tensordsl.refusals import NoInteger, no_scalar, ufunc
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 Number = Union[int, float, bool]
 #: What expressions are made of: a rank-0 tensor stands for its value.
-ExprLike = Union["Expr", "Tensor", int, float, bool]
+ExprLike = Union["Expr", "Tensor", int, float, bool, complex]
 
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "floordiv", "mod", "pow", "max", "min"})
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
@@ -44,7 +45,7 @@ _DIVISION = {"floordiv": "//", "mod": "%"}
 LOGICAL = frozenset({"and", "or", "not"})
 #: One-argument functions of a real number, evaluated in the operand's type.
 UNARY = frozenset(
-    ["neg", "abs", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil"]
+    ["neg", "abs", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "round"]
 )
 
 
@@ -195,6 +196,8 @@ class Reducer:
         return self.name
 
     def identity(self, t: DType) -> Const:
+        if t.is_complex:
+            return complex_constant(complex(self.name == "prod"), t)
         if self.name == "sum":
             return Const(0.0 if t.is_float else 0, t)
         if self.name == "prod":
@@ -237,10 +240,18 @@ class Reduce(Expr):
 # ---------------------------------------------------------------- construction
 
 
-def constant(value: Number, like: DType | None = None) -> Const:
+def complex_constant(value: complex, t: DType) -> Const:
+    """A literal of a complex type.  Numbers are real ones to a type checker: only these constants are not."""
+    return Const(complex(value), t)  # type: ignore[arg-type]
+
+
+def constant(value: Number | complex, like: DType | None = None) -> Const:
     """A literal; a Python number takes the type of what it meets."""
     if isinstance(value, bool):
         return Const(value, like or dtypes.bool_)
+    if isinstance(value, complex) or (like is not None and like.is_complex):
+        wide = like is not None and like.real is dtypes.float64
+        return complex_constant(complex(value), dtypes.complex128 if wide else dtypes.complex64)
     if isinstance(value, int):
         if like is not None and like.is_float:
             return Const(float(value), like)
@@ -252,7 +263,7 @@ def expression(value: object, like: DType | None = None) -> Expr:
     """Any operand as an expression, with a clear error for what is none."""
     if isinstance(value, Expr):
         return value
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (bool, int, float, complex)):
         return constant(value, like)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy scalar
         return constant(value.item(), like)
@@ -272,29 +283,42 @@ def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
     e = expression(value)
     if e.dtype == t:
         return e
+    if t.bits < 8:
+        raise ProgramError(f"{t} is a type of inputs: such elements are read, never made", hint="cast to int8 instead")
+    if e.dtype.is_complex and not t.is_complex:
+        raise ProgramError(f"a {e.dtype} has no value of type {t}", hint="take a part of it: td.real, td.imag, td.abs")
     if isinstance(e, Const):
         v = e.value
+        if t.is_complex:
+            return complex_constant(v, t)
         return Const(bool(v) if t.kind == "b" else float(v) if t.is_float else int(v), t)
     return Op("cast", (e,), t)
 
 
+def operand(e: Expr) -> Expr:
+    """A value as operations take it: what a type only stores is converted."""
+    return cast(e, e.dtype.arithmetic)
+
+
 def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     """A two-argument operation with numpy's type promotion; affine integers stay affine."""
-    a = expression(left, right.dtype if isinstance(right, Expr) else None)
-    b = expression(right, a.dtype)
+    a = operand(expression(left, right.dtype if isinstance(right, Expr) else None))
+    b = operand(expression(right, a.dtype))
     folded = _affine(name, a, b)
     if folded is not None:
         return folded
     if name in ("floordiv", "mod") and isinstance(b, Const) and not (b.value or a.dtype.is_float or b.dtype.is_float):
         raise ProgramError(f"{a} {_DIVISION[name]} 0: a division of integers by zero")
+    if (a.dtype.is_complex or b.dtype.is_complex) and name not in COMPLEX:
+        raise refused(name)
     if name in LOGICAL:
         for side in (a, b):
-            if side.dtype.kind == "f":
+            if side.dtype.is_inexact:
                 raise ProgramError(f"{name} needs integers or conditions, got {side.dtype}")
         t = dtypes.promote(a.dtype, b.dtype)
         return Op(name, (cast(a, t), cast(b, t)), t)
     t = dtypes.promote(a.dtype, b.dtype)
-    if name in ("div", "pow") and not t.is_float:
+    if name in ("div", "pow") and not t.is_inexact:
         t = dtypes.float64 if t.bits > 32 and not (isinstance(a, Index) or isinstance(b, Index)) else dtypes.float32
     if name in ARITHMETIC and t.kind == "b":
         t = dtypes.int64
@@ -332,7 +356,7 @@ def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
 
 def unary(name: str, value: ExprLike) -> Expr:
     """A one-argument operation; functions of reals take floats only (integers are cast)."""
-    e = expression(value)
+    e = operand(expression(value))
     if name in ("neg", "abs") and e.dtype.kind == "b":
         e = cast(e, dtypes.int64)
     if name == "neg" and isinstance(e, Index):
@@ -340,9 +364,11 @@ def unary(name: str, value: ExprLike) -> Expr:
     if name == "neg" and isinstance(e, Const):
         return Const(-e.value, e.dtype)
     if name == "not":
-        if e.dtype.kind == "f":
+        if e.dtype.is_inexact:
             raise ProgramError(f"not needs an integer or a condition, got {e.dtype}")
         return Op(name, (e,), e.dtype)
+    if name in PARTS | {"conj"} or e.dtype.is_complex:
+        return complex_unary(name, e)
     if name not in UNARY:
         raise ProgramError(f"unknown function {name!r}", legal=sorted(UNARY))
     if name not in ("neg", "abs") and not e.dtype.is_float:
@@ -353,7 +379,7 @@ def unary(name: str, value: ExprLike) -> Expr:
 def select(condition: ExprLike, then: ExprLike, otherwise: ExprLike) -> Expr:
     """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
     c = expression(condition)
-    if c.dtype.kind == "f":
+    if c.dtype.is_inexact:
         raise ProgramError(f"the condition of select is {c.dtype}", hint="compare it: x > 0")
     a = expression(then, otherwise.dtype if isinstance(otherwise, Expr) else None)
     b = expression(otherwise, a.dtype)

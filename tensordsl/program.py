@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tensordsl import accesses, causality, hazards
 from tensordsl.causality import Group
@@ -16,11 +17,17 @@ from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr
 from tensordsl.tensor import Definition, Tensor
 
+#: Where float results are rounded.  free: sums in any order, products fused into sums where the machine
+#: can.  written: every operation of the definitions once, in the written order.  fused: the same, but
+#: with one rounding for a term of a `Definition.fused` sum and in the vector math.
+Rounding = Literal["free", "written", "fused"]
+
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Program:
     """inputs, outputs: tensors in calling order.  inplace: output name -> input name whose memory
     it takes over.  dims: the named sizes it was bound with, in the order of the C interface.
+    rounding: what a kernel may do to float results (see `Rounding`).
     Raises ProgramError for undefined tensors, cycles without an order, bad or duplicate names, and
     outputs that overwrite an input while it is still read.
     """
@@ -31,6 +38,7 @@ class Program:
     groups: tuple[Group, ...]
     inplace: Mapping[str, str]
     dims: Mapping[str, int]
+    rounding: Rounding
 
     def __init__(
         self,
@@ -39,6 +47,7 @@ class Program:
         name: str = "kernel",
         inplace: Mapping[str, str] | None = None,
         dims: Mapping[str, int] | None = None,
+        rounding: Rounding = "free",
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
@@ -55,6 +64,7 @@ class Program:
             "groups": groups,
             "inplace": dict(inplace or {}),
             "dims": dict(dims or {}),
+            "rounding": rounding,
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -88,10 +98,16 @@ class Program:
                     copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
-        return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
+        outputs = [get(t.name) for t in self.outputs]
+        return Program(self.inputs, outputs, self.name, self.inplace, self.dims, self.rounding)
+
+    def with_rounding(self, rounding: Rounding) -> Program:
+        """The same definitions with other freedom of rounding."""
+        return Program(self.inputs, self.outputs, self.name, self.inplace, self.dims, rounding)
 
     def __str__(self) -> str:
-        lines = [f"program {self.name}({', '.join(map(str, self.inputs))})"]
+        role = "" if self.rounding == "free" else f"  rounding {self.rounding}"
+        lines = [f"program {self.name}({', '.join(map(str, self.inputs))}){role}"]
         for t in self.tensors:
             role = "  (output)" if t in self.outputs else ""
             if t.name in self.inplace:
@@ -106,6 +122,7 @@ def definition_text(t: Tensor) -> str:
     body = str(d.body)
     if d.reducer:
         body = f"{d.reducer.name}({body}, over {', '.join(f'{a.name}:{a.extent}' for a in d.reduce_axes)})"
+        body += ", fused" if d.fused else ""
     order = f"  in order of {', '.join(map(str, d.order))}" if d.order else ""
     return f"{t.dtype} {t.name}[{axes}] = {body}{order}"
 

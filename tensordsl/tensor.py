@@ -86,7 +86,8 @@ class Definition:
     """What a tensor is: ``T[axes] = body``, or ``T[axes] = reducer over reduce_axes of body``.
 
     order: the axes along which a recurrence runs, the slowest first; what it reads of itself lies
-    strictly before in this (lexicographic) order.
+    strictly before in this (lexicographic) order.  fused: each term of the sum is a product, which is
+    added to the sum with one rounding (see `tensordsl.program.Rounding`).
     """
 
     axes: tuple[Axis, ...]
@@ -94,6 +95,7 @@ class Definition:
     reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
+    fused: bool = False
 
     @property
     def reads(self) -> list[Read]:
@@ -231,9 +233,11 @@ def placeholder(
         then be used as indices.  Whoever calls the kernel promises it; a call that breaks the promise is
         refused before anything is computed.
     """
-    t = dtypes.dtype(dtype)
+    extents, t = sizes(shape), dtypes.dtype(dtype)
+    if t.bits < 8 and not extents:
+        raise ProgramError(f"{t} packs two elements into a byte, so it needs a dimension", hint="use int8")
     label = name or "x"
-    tensor = Tensor(label, sizes(shape), t, None, name is not None, user_location(), known_range(t))
+    tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
     if values is not None:
         _check_values(values, t, label)
         tensor.values, tensor.stated = (values.start, values.stop - 1), True
@@ -378,6 +382,9 @@ def _orders(order: OrderLike | Sequence[OrderLike], count: int) -> list[tuple[Ca
 
 
 def _declare(shape: tuple[int, ...], dtype: DType, name: str | None, label: str) -> Tensor:
+    if dtype.bits < 8:
+        hint = 'convert the elements: td.cast(x[i], "int8"), x.astype("int8")'
+        raise ProgramError(f"{name or label} would be {dtype}, a type of inputs: it is read, never made", hint=hint)
     return Tensor(name or label, shape, dtype, None, name is not None, user_location())
 
 

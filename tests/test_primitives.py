@@ -132,6 +132,7 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
         ("chain", lambda s: s.partition("c", "j", "i + 2", suffix="late")),
         ("scan", lambda s: s.partition("s", "t", "1")),
     ],
+    "scan": [("scan", lambda s: s.scan("s", 2)), ("scan", lambda s: s.scan("s", 4).unroll("s_v1", "i"))],
     "online": [("spread", lambda s: s.online("q", 4)), ("spread", lambda s: s.online("q", 3, axis="k"))],
     "store_at": [("rows", lambda s: s.jam("v", "d", "i").store_at("v", "i"))],
     "distribute": [("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j"))],
@@ -257,6 +258,11 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.partition("c", "j", "k"), "uses 'k', which is no loop around"),
         ("chain", lambda s: s.partition("c", "j", "i ! 1"), "cannot read"),
         ("chain", lambda s: s.vectorize("y", "j").partition("y", "j", "4"), 'loop "j" is vector'),
+    ],
+    "scan": [
+        ("scan", lambda s: s.scan("s", 3), "block=3 is not one of 2, 4, 8"),
+        ("scan", lambda s: s.scan("z", 4), "z is not a recurrence along one axis"),
+        ("scan", lambda s: s.split("s", "i", 2).scan("s", 4), "are already ordered"),
     ],
     "online": [
         ("chain", lambda s: s.online("h", 4), "h is not a reduction over one axis"),

@@ -277,7 +277,7 @@ def unknown_dtype() -> object:
     """
     unknown dtype 'float23'
       --> here
-    legal: bool, float32, float64, int16, int32, int64, int8, uint16, uint32, uint64, uint8
+    legal: bfloat16, bool, complex128, complex64, float16, float32, float64, float8_e4m3fn, float8_e5m2, int16, int32, int4, int64, int8, uint16, uint32, uint4, uint64, uint8
     hint: did you mean 'float32'?
     """
     return td.placeholder((4,), "float23")  # here

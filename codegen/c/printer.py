@@ -10,6 +10,8 @@ rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tensordsl.codegen.c import checked
 from tensordsl.codegen.c.checked import Checks
 from tensordsl.codegen.c.extents import Lanes
@@ -19,6 +21,7 @@ from tensordsl.codegen.c.private import private
 from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
+from tensordsl.codegen.representation import represented
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
@@ -38,14 +41,17 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
-    body = private(split_components(nest.body))
+    original, nest = nest, represented(replace(nest, body=split_components(nest.body)))
+    body = private(nest.body)
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
     names = Names(known, loops, spread=plan.names(), reserved=[symbol])
-    w = Writer(target, symbol, names, lanes, plan, known)
+    program = nest.program
+    fused = frozenset(t.name for t in program.tensors if t.definition is not None and t.definition.fused)
+    w = Writer(target, symbol, names, lanes, plan, known, program.rounding, fused)
     _roles(w, nest, body)
     w.checks = checks
     if checks is not None:
@@ -66,8 +72,11 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     start += [line for b in stated for line in _values_check(w, b)]
     kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
-    return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
+    flags: tuple[str, ...] = ("-O3",) if stated or left_to_the_compiler(body) else ()
+    if program.rounding != "free":
+        flags += ("-ffp-contract=off",)
+    callers = tuple(p for p in original.parameters if not p.banks)
+    return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 
 
 def left_to_the_compiler(body: Stmt) -> bool:

@@ -96,6 +96,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
+    if nest.program.rounding != "free":
+        raise BuildError(f"{nest.name}: CUDA kernels do not keep a fixed rounding yet", hint="choose a CPU target")
     for d in index_data(nest.body):
         raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
     plain = replace(nest, body=split_components(nest.body))
@@ -123,6 +125,9 @@ class _Printer:
 
     def source(self) -> CudaSource:
         nest, limits = self.nest, self.target
+        for b in buffers(nest).values():
+            if b.dtype.computed is not b.dtype or b.dtype.is_complex:
+                raise BuildError(f"{b}: {b.dtype} is printed as C only", hint="cast it to float32 on the host")
         blocks, body = block_loops(nest)
         found = phases(nest)
         self.by_stmt = {id(p.stmt): p for p in found}

@@ -24,6 +24,7 @@ from tensordsl.schedules.lower import definition_nest, lower
 from tensordsl.schedules.nest_text import stmt_lines
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
 from tensordsl.schedules.primitives.storage import replace_buffer
+from tensordsl.schedules.rounding import keeps_rounding, reassociable
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
@@ -38,6 +39,7 @@ from tensordsl.tensor import Definition, Tensor
 
 
 @primitive
+@keeps_rounding()
 def compute_inline(s: Schedule, stage: str) -> Schedule:
     """Compute a pointwise stage inside every expression that reads it, and drop its buffer.
 
@@ -61,6 +63,12 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     known = homes(s.nest)
     if any(st.instance.tensor == stage and st.instance.kind != "compute" for st, _ in stores(s.nest.body)):
         raise ScheduleError(f"copies of {stage} are kept elsewhere", hint="inline before compute_at and caches")
+    for r in d.reads:
+        if r.source.name not in known:
+            raise ScheduleError(
+                f"{r.source.name}, which {stage} reads, has no buffer of its own any more",
+                hint=f"inline {stage} before {r.source.name} is cached",
+            )
     body = without_alloc(without_stage(s.nest.body, stage), stage)
     if any(x.source is old for x in control_data(body)):
         raise ScheduleError(f"elements of {stage} decide which iterations run", hint="compute_at it instead")
@@ -112,6 +120,7 @@ def inline_in_program(program: Program, tensor: Tensor, d: Definition) -> Progra
 
 
 @primitive
+@keeps_rounding(when=reassociable)
 def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = None) -> Schedule:
     """Split a reduction into ``factor`` interleaved partial ones and their combination.
 
@@ -127,7 +136,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
     require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, label)
+    return replace_stage(s, stage, program, label)
 
 
 def factored(program: Program, stage: str, axis: str, factor: int, label: str) -> Program:
@@ -157,13 +166,14 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
-    partial = Definition(axes, body, d.reducer, (*others[:position], Axis(outer, steps), *others[position:]))
+    partial = replace(d, axes=axes, body=body, reduce_axes=(*others[:position], Axis(outer, steps), *others[position:]))
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
     return program.with_definitions({stage: combined}, [added])
 
 
 @primitive
+@keeps_rounding()
 def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     """Extend an axis of a stage to a multiple, so that all tiles of that size are full.
 
@@ -182,11 +192,11 @@ def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     require_unplaced(s, stage, tensor)
     shape = program[stage].shape
     if shape == tensor.shape:
-        return _replace_stage(s, stage, program)
+        return replace_stage(s, stage, program)
     old = own_buffer(s, stage)
     if old.shape != tensor.shape or old.scope != "workspace" or old.fold or old.pitch:
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="pad before caches and placement")
-    return _replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
+    return replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
 
 
 def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
@@ -231,7 +241,7 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
     require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
+    return replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
 
 
 def divides(t: Tensor) -> bool:
@@ -331,7 +341,7 @@ def require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
         )
 
 
-def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
+def replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
     known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}

@@ -20,7 +20,8 @@ from tensordsl.schedules.sketches.contraction import (
 )  # fmt: skip
 from tensordsl.schedules.sketches.data import apply_scatter, scatters
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
-from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.rows import apply_last, apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.scans import apply_scan, rows_apart, scan_block
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 from tensordsl.schedules.sketches.time_tiling import (
     TimeTile,
@@ -37,15 +38,19 @@ from tensordsl.program import Program
 from tensordsl.targets import Target
 
 
-def derive(program: Program, target: Target) -> list[Sketch]:
-    """One sketch: the program's plan with the sizes of its register tiles and reductions open."""
+def derive(program: Program, target: Target, start: Schedule | None = None) -> list[Sketch]:
+    """One sketch: the program's plan with the sizes of its register tiles and reductions open.
+
+    start: a schedule of the program whose steps are kept; the stages they touch are left alone.
+    """
+    fixed = frozenset[str]() if start is None else touched(start)
     if any(a.extent == 0 for t in program.tensors for a in (*definition_of(t).axes, *definition_of(t).reduce_axes)):
 
         def plain() -> Schedule:
-            return Schedule(program, checked=False)
+            return start or Schedule(program, checked=False)
 
         return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]  # nothing to tile where nothing is
-    plan, planned = make_plan(program, target)
+    plan, planned = make_plan(program, target, fixed)
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
     for stage, tile in plan.tiles.items():
@@ -98,10 +103,11 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     plans += [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
     untiled = default | {f"{stage}.steps": 0 for stage in tiled}
-    simpler = tuple(partial(build, program, x, untiled, target) for x in plans)
+    simpler = tuple(partial(build, program, x, untiled, target, start) for x in plans)
     if tiled:  # rows one at a time are fewer statements to prove
-        simpler = (partial(build, program, plan, default | {f"{x}.rows": 1 for x in tiled}, target), *simpler)
-    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
+        single = default | {f"{stage}.rows": 1 for stage in tiled}
+        simpler = (partial(build, program, plan, single, target, start), *simpler)
+    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target, start), simpler)]
 
 
 def _hole(
@@ -111,9 +117,16 @@ def _hole(
     default[name] = chosen
 
 
-def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedule:
+def touched(s: Schedule) -> frozenset[str]:
+    """The stages that the steps of a schedule name."""
+    named = {a for step in s.trace for a in (*step.args, *dict(step.kwargs).values()) if isinstance(a, str)}
+    return frozenset(t.name for t in s.program.tensors if t.name in named)
+
+
+def build(program: Program, plan: Plan, p: Parameters, target: Target, start: Schedule | None = None) -> Schedule:
     """The schedule of a plan with chosen sizes."""
-    s = Schedule(program).unchecked()
+    s = (start or Schedule(program)).unchecked()
+    fixed = frozenset[str]() if start is None else touched(start)
     for stage, axis in plan.project:
         s = s.project(stage, axis)
     for name in plan.inline:
@@ -134,10 +147,18 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             halves.add(name)
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
-    cyclic = [g for g in s.program.groups if g.order is not None]
+    cyclic = [g for g in s.program.groups if g.order is not None and not any(t.name in fixed for t in g.tensors)]
+    known = {t.name for t in s.program.tensors} - {t.name for g in cyclic for t in g.tensors}
     for group in cyclic:
-        s = _recurrence(s, group, p, target)
-    arranged = {t.name for g in cyclic for t in g.tensors}
+        before = s
+        if block := scan_block(s.program, group, target):
+            s = try_step(s, lambda x, group=group, block=block: apply_scan(x, group.tensors[0], block))
+        if s is before:
+            s = _tiled_in_time(s, group, p, target)
+        if s is before:
+            s = try_step(s, lambda x, group=group: rows_apart(x, group))
+            s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+    arranged = {*(t.name for t in s.program.tensors if t.name not in known), *fixed}
     followers = set(plan.epilogues.values())
     first = {partial_name(program, x) for x in plan.partial}
     second = {lanes_name(program, x) for x in plan.partial} | halves
@@ -149,6 +170,10 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = _tile(s, stage, plan, p, target)
         elif stage in first or stage in second:
             s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, stage in second))
+        elif plan.trees.get(stage) == "end":
+            s = try_step(s, lambda x, stage=stage: apply_last(x, stage))
+        elif stage in plan.trees:
+            s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, plan.trees[stage] == "few"))
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
             kind = "unroll" if isinstance(definition_of(t).reducer, Monoid) else "vectorize"
@@ -163,15 +188,13 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
     return s
 
 
-def _recurrence(s: Schedule, group: Group, p: Parameters, target: Target) -> Schedule:
+def _tiled_in_time(s: Schedule, group: Group, p: Parameters, target: Target) -> Schedule:
     first = group.tensors[0].name
     stencil = stencil_of(s.program, group, target) if p.get(f"{first}.steps") else None
-    if stencil is not None:
-        tile = TimeTile(p[f"{first}.steps"], p[f"{first}.rows"])
-        tiled = try_step(s, lambda x: apply_time_tiling(x, stencil, tile))
-        if tiled is not s:
-            return tiled
-    return try_step(s, lambda x: apply_recurrence(x, group, target))
+    if stencil is None:
+        return s
+    tile = TimeTile(p[f"{first}.steps"], p[f"{first}.rows"])
+    return try_step(s, lambda x: apply_time_tiling(x, stencil, tile))
 
 
 def _tile(s: Schedule, stage: str, plan: Plan, p: Parameters, target: Target) -> Schedule:

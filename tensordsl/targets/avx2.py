@@ -31,6 +31,7 @@ def _table() -> dict[tuple[str, str], Instruction]:
             both(("max", t), f"__builtin_ia32_max{letters}{suffix}({{0}}, {{1}})")
             both(("min", t), f"__builtin_ia32_min{letters}{suffix}({{0}}, {{1}})")
             rows["sqrt", t] = Instruction(gcc=f"__builtin_ia32_sqrt{letters}{suffix}({{0}})")
+            both(("fma", t), f"__builtin_ia32_vfmadd{letters}{suffix}({{0}}, {{1}}, {{2}})")
             # rounding mode 9: towards -infinity, no exception; 10: towards +infinity; 8: to nearest
             for name, mode in (("floor", 9), ("ceil", 10), ("round", 8)):
                 both((name, t), f"__builtin_ia32_round{letters}{suffix}({{0}}, {mode})")
@@ -52,6 +53,8 @@ def _table() -> dict[tuple[str, str], Instruction]:
             for name in ("max", "min"):
                 call = f"__builtin_ia32_p{name}{'s' if kind == 'i' else 'u'}{letter}256"
                 rows[name, t] = Instruction(gcc=f"({t}){call}(({v}){{0}}, ({v}){{1}})")
+    both(("widen_float16", "f32x8"), "__builtin_ia32_vcvtph2ps256((i16x8){0})")
+    both(("narrow_float16", "u16x8"), "(u16x8)__builtin_ia32_vcvtps2ph256({0}, 0)")  # 0: to nearest even
     rows.update(widenings((128, 256), "x"))
     rows.update(_gathers())
     return rows
