@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from tensordsl.schedules.analysis import definition_of
+from tensordsl.schedules.analysis import Tile, definition_of
+from tensordsl.schedules.online.rewrite import streamed
 from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
@@ -18,12 +19,25 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.one_pass import (
+    DEFAULT_ROWS,
+    DEFAULT_TERMS,
+    ROWS,
+    TERMS,
+    Pass,
+    arrange,
+    find_pass,
+    local_sizes,
+    roles,
+    within,
+)  # fmt: skip
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.program import Program
 from tensordsl.targets import Target
+from tensordsl.tensor import Tensor
 
 
 def derive(program: Program, target: Target) -> list[Sketch]:
@@ -38,30 +52,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
     for stage, tile in plan.tiles.items():
-        t = planned[stage]
-        sizes = streaming_sizes(t, tile, target) or default_sizes(t, tile, target)
-        lanes, rows = target.lanes(t.dtype), row_extent(t, tile)
-        main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
-        vectors = -(-t.shape[-1] // lanes)
-        _hole(
-            holes,
-            default,
-            f"{stage}.mr",
-            [r for r in (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 28) if r <= rows],
-            sizes.mr,
-        )
-        _hole(holes, default, f"{stage}.nv", [v for v in (1, 2, 3, 4, 5, 6, 8) if v <= vectors], sizes.nv)
-        _hole(
-            holes,
-            default,
-            f"{stage}.kc",
-            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main] + [main],
-            sizes.kc,
-        )
-        _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
-        _hole(holes, default, f"{stage}.packed", [0, 1] if packable(t, tile) else [0], int(sizes.packed))
-        _hole(holes, default, f"{stage}.ahead", [0, 1] if packable(t, tile) else [0], int(sizes.ahead))
-        _hole(holes, default, f"{stage}.near", [0, 4, 16] if packable(t, tile) else [0], sizes.near)
+        _tile_holes(holes, default, planned[stage], tile, target)
     for stage in plan.partial:
         _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
 
@@ -81,7 +72,49 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     plans = [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
     simpler = tuple(partial(build, program, x, default, target) for x in plans)
-    return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
+    fused = Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)
+    one_pass = find_pass(program)
+    if one_pass is None:
+        return [fused]
+    other = _one_pass(program, one_pass, target)
+    if one_pass.spared <= target.caches[min(1, len(target.caches) - 1)]:
+        return [fused, other]
+    return [replace(other, simpler=(lambda: fused.build(fused.default), *simpler)), fused]
+
+
+def _one_pass(program: Program, chain: Pass, target: Target) -> Sketch:
+    """A chain of reductions in one pass, with blocks, tiles and register tiles open."""
+    terms, rows = [n for n in TERMS if n < chain.extent], sorted({min(n, chain.rows) for n in ROWS})
+    default = {"terms": min(DEFAULT_TERMS, terms[-1]), "rows": min(DEFAULT_ROWS, chain.rows)}
+    holes = {"terms": tuple(terms), "rows": tuple(rows)}
+    plan, planned = make_plan(streamed(program, chain.stage, chain.axis, default["terms"]), target)
+    r = roles(program, planned, chain)
+    tiles = {n: x for n, x in plan.tiles.items() if r is not None and n in r.local}
+    for stage, tile in tiles.items():
+        t = planned[stage]
+        small = within(t, r, default["rows"], default["terms"]) if r is not None else t
+        sizes = local_sizes(t, small, tile, target)
+        _register_holes(holes, default, stage, small, tile, sizes, target)
+        for name, value in (
+            ("kc", sizes.kc),
+            ("mc", sizes.mc),
+            ("packed", int(sizes.packed)),
+            ("ahead", 0),
+            ("near", 0),
+        ):
+            _hole(holes, default, f"{stage}.{name}", [], value)
+    for stage, tile in plan.tiles.items():
+        if stage not in tiles:
+            _tile_holes(holes, default, planned[stage], tile, target)
+    for stage in plan.partial:
+        _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
+
+    def allowed(p: Parameters) -> bool:
+        return all(
+            registers_needed(x, p[f"{n}.mr"], p[f"{n}.nv"]) <= target.registers + 1 for n, x in plan.tiles.items()
+        )
+
+    return Sketch("one_pass", holes, default, allowed, lambda p: build(program, plan, p, target, chain), ())
 
 
 def _hole(
@@ -91,9 +124,39 @@ def _hole(
     default[name] = chosen
 
 
-def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedule:
-    """The schedule of a plan with chosen sizes."""
+def _tile_holes(
+    holes: dict[str, tuple[int, ...]], default: dict[str, int], t: Tensor, tile: Tile, target: Target
+) -> None:
+    """The sizes of one register tile."""
+    sizes = streaming_sizes(t, tile, target) or default_sizes(t, tile, target)
+    rows, stage = row_extent(t, tile), t.name
+    main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
+    _register_holes(holes, default, stage, t, tile, sizes, target)
+    depths = [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main]
+    _hole(holes, default, f"{stage}.kc", [*depths, main], sizes.kc)
+    _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
+    _hole(holes, default, f"{stage}.packed", [0, 1] if packable(t, tile) else [0], int(sizes.packed))
+    _hole(holes, default, f"{stage}.ahead", [0, 1] if packable(t, tile) else [0], int(sizes.ahead))
+    _hole(holes, default, f"{stage}.near", [0, 4, 16] if packable(t, tile) else [0], sizes.near)
+
+
+def _register_holes(
+    holes: dict[str, tuple[int, ...]], default: dict[str, int], stage: str, t: Tensor, tile: Tile, sizes: TileSizes,
+    target: Target,
+) -> None:  # fmt: skip
+    rows, vectors = row_extent(t, tile), -(-t.shape[-1] // target.lanes(t.dtype))
+    heights = [r for r in (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 28) if r <= rows]
+    _hole(holes, default, f"{stage}.mr", heights, sizes.mr)
+    _hole(holes, default, f"{stage}.nv", [v for v in (1, 2, 3, 4, 5, 6, 8) if v <= vectors], sizes.nv)
+
+
+def build(program: Program, plan: Plan, p: Parameters, target: Target, chain: Pass | None = None) -> Schedule:
+    """The schedule of a plan with chosen sizes.  chain: what is streamed before; the plan is of the result."""
     s = Schedule(program).unchecked()
+    written = program
+    if chain is not None:
+        s = s.online(chain.stage, p["terms"], chain.axis)
+        program = s.program
     for name in plan.inline:
         s = s.compute_inline(name)
     for name in plan.reciprocals:
@@ -105,39 +168,50 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = s.rfactor(stage, axis, width, partial_name(program, stage))
         if width > target.lanes(t.dtype):
             s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
+    first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
+    r = roles(written, s.program, chain) if chain is not None else None
+    apart = set[str]()  # placed in the loops of the pass
+    if r is not None:
+        parts = {x.stage: x.consumer for x in plan.placements if x.stage in first | second and x.stage in r.body}
+        s, apart = arrange(s, r, parts, p["rows"]), {*r.body, r.root}
     for place in plan.placements:
+        if place.stage in apart or place.consumer in apart:
+            continue
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None]
     for group in cyclic:
+        if group.tensors[0].name in apart:
+            continue
         s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged = {t.name for g in cyclic for t in g.tensors}
+    arranged = {t.name for g in cyclic for t in g.tensors} - apart
     followers = set(plan.epilogues.values())
-    first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
     for t in s.program.tensors:
         stage = t.name
         if stage in arranged:
             continue
         if stage in plan.tiles:
-            s = _tile(s, stage, plan, p, target)
+            epilogue = plan.epilogues.get(stage)
+            s = _tile(s, stage, plan.tiles[stage], p, target, None if epilogue in apart else epilogue)
         elif stage in first or stage in second:
             s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, stage in second))
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
-        elif stage not in followers:
+        elif stage not in followers or stage in apart:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
     for stage, other in plan.jammed:
+        if stage in apart or other in apart:
+            continue
         axis = definition_of(s.program[stage]).axes[0].name
         s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
     return s
 
 
-def _tile(s: Schedule, stage: str, plan: Plan, p: Parameters, target: Target) -> Schedule:
+def _tile(s: Schedule, stage: str, tile: Tile, p: Parameters, target: Target, epilogue: str | None) -> Schedule:
     sizes = TileSizes(
         p[f"{stage}.mr"], p[f"{stage}.nv"], p[f"{stage}.kc"], p[f"{stage}.mc"],
         bool(p[f"{stage}.packed"]), bool(p[f"{stage}.ahead"]), p[f"{stage}.near"],
     )  # fmt: skip
-    tile, epilogue = plan.tiles[stage], plan.epilogues.get(stage)
     tiled = try_step(s, lambda x: apply_tile(x, stage, tile, sizes, target, epilogue))
     if tiled is not s:
         return tiled
