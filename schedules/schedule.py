@@ -36,6 +36,8 @@ FAMILIES = (
     "caches",
     "sliding",
     "definitions",
+    "constants",
+    "variants",
     "streaming",
     "storage",
     "hints",

@@ -43,7 +43,7 @@ def check(
 
 
 def _call(program: Program, reference: Callable[..., Any], arrays: Mapping[str, Any]) -> list[Array]:
-    given = [np.asarray(arrays[t.name], "float64" if t.dtype.is_float else t.dtype.name) for t in program.inputs]
+    given = [np.asarray(arrays[t.name], "float64" if t.dtype.is_float else t.dtype.name) for t in program.arguments]
     try:
         result = reference(*given)
     except Exception as e:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tensordsl import causality, expr, hazards
 from tensordsl.causality import Group
+from tensordsl.constants import constants_of
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
 from tensordsl.tensor import Definition, Tensor
@@ -42,7 +44,9 @@ class Program:
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
-        ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
+        given = tuple(inputs)
+        constants = tuple(t for t in constants_of(outputs) if all(t is not i for i in given))
+        ins, outs, groups = _normalise((*given, *constants), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
             "inputs": ins,
@@ -53,6 +57,16 @@ class Program:
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The inputs that come with each call: those whose values are not known."""
+        return tuple(t for t in self.inputs if t.value is None)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """The inputs whose values are part of the program."""
+        return tuple(t for t in self.inputs if t.value is not None)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -71,7 +85,7 @@ class Program:
 
     def with_definitions(self, new: Mapping[str, Definition], added: Sequence[Tensor] = ()) -> Program:
         """This program with some definitions replaced (their reads may name tensors of `added`)."""
-        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}
+        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}  # what is added may take a name over
         fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
 
         def link(e: Expr) -> Expr | None:
@@ -86,10 +100,22 @@ class Program:
                     copy.definition = replace(d, body=expr.transform(d.body, link))
             return fresh[name]
 
-        return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
+        return Program(self.arguments, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
+
+    def with_values(self, values: Mapping[str, Any]) -> Program:
+        """This program with some definitions replaced by what they amount to, as constants."""
+        fresh = {n: replace(self[n], definition=None, value=v) for n, v in values.items()}
+
+        def link(e: Expr) -> Expr | None:
+            return replace(e, source=fresh[e.source.name]) if isinstance(e, Read) and e.source.name in fresh else None
+
+        readers = {c.name for n in values for c in self.consumers(n)} - set(values)
+        new = {n: replace(d, body=expr.transform(d.body, link)) for n in readers if (d := self[n].definition)}
+        return self.with_definitions(new, tuple(fresh.values()))
 
     def __str__(self) -> str:
-        lines = [f"program {self.name}({', '.join(map(str, self.inputs))})"]
+        lines = [f"program {self.name}({', '.join(map(str, self.arguments))})"]
+        lines += [f"  constant {t}" for t in self.constants]
         for t in self.tensors:
             role = "  (output)" if t in self.outputs else ""
             if t.name in self.inplace:
@@ -119,11 +145,12 @@ def _normalise(
     _check_interface(inputs, outputs)
     copies: dict[int, Tensor] = {}
     names = _Names()
-    for t in (*inputs, *(o for o in outputs if o.named), *(o for o in outputs if not o.named)):
+    arguments = [t for t in inputs if t.value is None]
+    for t in (*arguments, *(x for x in inputs if x.value is not None), *_named_first(outputs)):
         if t.named and t.name in names.taken:
             raise ProgramError(f"two tensors of the program are named {t.name!r}", location=t.location)
         copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
-    overwritten = hazards.overwritten(inputs, outputs, {i: c.name for i, c in copies.items()}, inplace)
+    overwritten = hazards.overwritten(arguments, outputs, {i: c.name for i, c in copies.items()}, inplace)
     components = _components(inputs, outputs, {})
     waits = hazards.check([t for c in components for t in c], overwritten)
     if waits:
@@ -141,6 +168,10 @@ def _normalise(
         copies[id(t)].definition = replace(d, body=expr.transform(d.body, link))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
+
+
+def _named_first(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [*(t for t in tensors if t.named), *(t for t in tensors if not t.named)]
 
 
 class _Names:

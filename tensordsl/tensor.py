@@ -101,6 +101,7 @@ class Tensor:
     definition: Definition | None = None
     named: bool = True  # False: the name was made up and may be changed freely
     location: Location | None = field(default=None, repr=False)
+    value: Any = field(default=None, repr=False)  # of a constant: its elements (see constants.py)
 
     __array_ufunc__ = None  # numpy arrays give way to our operators
 

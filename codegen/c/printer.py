@@ -9,6 +9,7 @@ rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 
 
 from __future__ import annotations
 
+from tensordsl.codegen.c.constants import data, reference
 from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.functions import FENCE
 from tensordsl.codegen.c.names import Names
@@ -33,7 +34,8 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
     body = private(nest.body)
-    parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
+    constants = {t.name: t for t in nest.program.constants}
+    parameters = tuple(p for p in nest.parameters if not p.banks and p.name not in constants)  # banks: see there
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
     plan = Plan(body, lanes)
@@ -43,14 +45,17 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     _roles(w, nest, body)
     statement(w, body, Place({}))
     f = w.function
-    unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
+    known_names = {*constants, *(p.name for p in parameters)}
+    unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in known_names)]
+    used = [t for n, t in constants.items() if n in f.used_buffers]
     if unknown:
         raise InternalError(f"{symbol}: {', '.join(unknown)} used but not declared", context=nest)
     needed = w.workspace_bytes + _ALIGN if w.workspace_bytes else 0
     head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
-    kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
-    text = "\n".join([_banner(nest, target), *w.finished, kernel])
+    given = [reference(t, symbol, w.names[t.name]) for t in used]
+    kernel = "\n".join([head, *_checks(w, parameters, needed), *given, *f.lines, *tail, "    return 0;", "}", ""])
+    text = "\n".join([_banner(nest, target), *(data(t, symbol, w.names[t.name]) for t in used), *w.finished, kernel])
     flags = ("-O3",) if left_to_the_compiler(body) else ()
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
 
@@ -68,7 +73,8 @@ def _roles(w: Writer, nest: LoopNest, body: Stmt) -> None:
             w.stored.add(s.buffer.name)
             w.stored.update(s.buffer.banks)
     inputs = {t.name for t in nest.program.inputs}
-    w.scalars = {b.name for b in nest.parameters if not b.shape and b.name in inputs and b.name not in w.stored}
+    known = {t.name for t in nest.program.constants}
+    w.scalars = {b.name for b in nest.parameters if not b.shape and b.name in inputs - known - w.stored}
 
 
 def _declarations(w: Writer, parameters: tuple[Buffer, ...]) -> list[str]:

@@ -94,6 +94,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
+    if nest.program.constants:
+        raise BuildError("constants are only printed in C", hint="make them inputs of a CUDA kernel")
     return _Printer(distinct(nest), target, symbol or nest.name).source()
 
 

@@ -104,8 +104,8 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     label = name or fresh(f"{stage}_rf", tensor_names(s.program))
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
-    _require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, label)
+    require_unplaced(s, stage, tensor)
+    return replace_stage(s, stage, program, label)
 
 
 def factored(program: Program, stage: str, axis: str, factor: int, label: str) -> Program:
@@ -115,7 +115,7 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     assert d is not None
     if d.reducer is None:
         raise ScheduleError(f"{stage} is not a reduction")
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     position = next((k for k, a in enumerate(d.reduce_axes) if a.name == axis), None)
     if position is None:
         raise ScheduleError(f"{stage} does not reduce over {axis!r}", legal=[a.name for a in d.reduce_axes])
@@ -154,14 +154,14 @@ def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     if multiple < 1:
         raise ScheduleError(f"multiple={multiple} is not a positive integer")
     program = padded(s.program, stage, axis, multiple)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     shape = program[stage].shape
     if shape == tensor.shape:
-        return _replace_stage(s, stage, program)
+        return replace_stage(s, stage, program)
     old = own_buffer(s, stage)
     if old.shape != tensor.shape or old.scope != "workspace" or old.fold or old.pitch:
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="pad before caches and placement")
-    return _replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
+    return replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
 
 
 def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
@@ -169,7 +169,7 @@ def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
     tensor = program[stage]
     d = tensor.definition
     assert d is not None
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     known = {a.name: a.extent for a in (*d.axes, *d.reduce_axes)}
     if axis not in known:
         raise ScheduleError(f"{stage} has no axis {axis!r}", legal=list(known))
@@ -205,8 +205,8 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     tensor = defined(s, stage)
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
-    _require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
+    require_unplaced(s, stage, tensor)
+    return replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
 
 
 def divides(t: Tensor) -> bool:
@@ -257,7 +257,7 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     """The program of `reciprocal`, with the inverse of data in tensor ``label``."""
     tensor = program[stage]
     d = tensor.definition
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     if d is None or not divides(tensor):
         raise ScheduleError(f"{stage} divides by nothing that stays the same along its last axis")
     _require_free(program, label)
@@ -281,13 +281,13 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     return program.with_definitions({stage: replace(d, body=expr.transform(d.body, multiply))}, added)
 
 
-def _require_acyclic(program: Program, stage: str) -> None:
+def require_acyclic(program: Program, stage: str) -> None:
     for group in program.groups:
         if group.order is not None and any(t.name == stage for t in group.tensors):
             raise ScheduleError(f"{stage} belongs to a recurrence in order of {group.order}")
 
 
-def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
+def require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
     """The stage's loops stand by themselves as the definition wrote them, with nothing placed inside."""
     own: list[Stmt] = []
 
@@ -306,7 +306,7 @@ def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
         )
 
 
-def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
+def replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
     known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}

@@ -19,6 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.known import with_constants
 from tensordsl.schedules.sketches.one_pass import (
     DEFAULT_ROWS,
     DEFAULT_TERMS,
@@ -48,6 +49,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             return Schedule(program, checked=False)
 
         return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]  # nothing to tile where nothing is
+    written, program = program, with_constants(Schedule(program).unchecked()).program
     plan, planned = make_plan(program, target)
     holes: dict[str, tuple[int, ...]] = {}
     default: dict[str, int] = {}
@@ -71,19 +73,22 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
     plans = [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
-    simpler = tuple(partial(build, program, x, default, target) for x in plans)
-    fused = Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)
+    simpler = tuple(partial(build, written, x, default, target) for x in plans)
+    fused = Sketch("fused", holes, default, allowed, lambda p: build(written, plan, p, target), simpler)
     one_pass = find_pass(program)
     if one_pass is None:
         return [fused]
-    other = _one_pass(program, one_pass, target)
+    other = _one_pass(written, program, one_pass, target)
     if one_pass.spared <= target.caches[min(1, len(target.caches) - 1)]:
         return [fused, other]
     return [replace(other, simpler=(lambda: fused.build(fused.default), *simpler)), fused]
 
 
-def _one_pass(program: Program, chain: Pass, target: Target) -> Sketch:
-    """A chain of reductions in one pass, with blocks, tiles and register tiles open."""
+def _one_pass(written: Program, program: Program, chain: Pass, target: Target) -> Sketch:
+    """A chain of reductions in one pass, with blocks, tiles and register tiles open.
+
+    written: the program before the steps that constants allow.
+    """
     terms, rows = [n for n in TERMS if n < chain.extent], sorted({min(n, chain.rows) for n in ROWS})
     default = {"terms": min(DEFAULT_TERMS, terms[-1]), "rows": min(DEFAULT_ROWS, chain.rows)}
     holes = {"terms": tuple(terms), "rows": tuple(rows)}
@@ -114,7 +119,7 @@ def _one_pass(program: Program, chain: Pass, target: Target) -> Sketch:
             registers_needed(x, p[f"{n}.mr"], p[f"{n}.nv"]) <= target.registers + 1 for n, x in plan.tiles.items()
         )
 
-    return Sketch("one_pass", holes, default, allowed, lambda p: build(program, plan, p, target, chain), ())
+    return Sketch("one_pass", holes, default, allowed, lambda p: build(written, plan, p, target, chain), ())
 
 
 def _hole(
@@ -152,8 +157,8 @@ def _register_holes(
 
 def build(program: Program, plan: Plan, p: Parameters, target: Target, chain: Pass | None = None) -> Schedule:
     """The schedule of a plan with chosen sizes.  chain: what is streamed before; the plan is of the result."""
-    s = Schedule(program).unchecked()
-    written = program
+    s = with_constants(Schedule(program).unchecked())
+    program = written = s.program
     if chain is not None:
         s = s.online(chain.stage, p["terms"], chain.axis)
         program = s.program
