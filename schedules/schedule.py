@@ -38,6 +38,7 @@ FAMILIES = (
     "definitions",
     "constants",
     "variants",
+    "scattering",
     "streaming",
     "storage",
     "hints",

@@ -36,7 +36,9 @@ def constant(array: Any, name: str | None = None) -> Tensor:
     values = np.array(values, order="C")  # a copy: later changes of the array do not reach the program
     values.setflags(write=False)
     label = "constant" if name is None else name
-    return Tensor(label, values.shape, dtype, named=name is not None, location=user_location(), value=values)
+    known = (int(values.min()), int(values.max())) if dtype.kind in "iu" and values.size else None
+    where = user_location()
+    return Tensor(label, values.shape, dtype, named=name is not None, location=where, values=known, value=values)
 
 
 def constants_of(outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tensordsl import causality, expr, hazards
+from tensordsl import accesses, causality, hazards
 from tensordsl.causality import Group
 from tensordsl.constants import constants_of
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr, Read
+from tensordsl.expr import Expr
 from tensordsl.tensor import Definition, Tensor
 
 
@@ -88,30 +88,20 @@ class Program:
         pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}  # what is added may take a name over
         fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
 
-        def link(e: Expr) -> Expr | None:
-            return replace(e, source=get(e.source.name)) if isinstance(e, Read) else None
-
         def get(name: str) -> Tensor:
             if name not in fresh:
                 t = pool[name]
                 d = new.get(name, t.definition)
                 fresh[name] = copy = replace(t, definition=None)
                 if d is not None:
-                    copy.definition = replace(d, body=expr.transform(d.body, link))
+                    copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
         return Program(self.arguments, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
 
     def with_values(self, values: Mapping[str, Any]) -> Program:
         """This program with some definitions replaced by what they amount to, as constants."""
-        fresh = {n: replace(self[n], definition=None, value=v) for n, v in values.items()}
-
-        def link(e: Expr) -> Expr | None:
-            return replace(e, source=fresh[e.source.name]) if isinstance(e, Read) and e.source.name in fresh else None
-
-        readers = {c.name for n in values for c in self.consumers(n)} - set(values)
-        new = {n: replace(d, body=expr.transform(d.body, link)) for n in readers if (d := self[n].definition)}
-        return self.with_definitions(new, tuple(fresh.values()))
+        return self.with_definitions({}, [replace(self[n], definition=None, value=v) for n, v in values.items()])
 
     def __str__(self) -> str:
         lines = [f"program {self.name}({', '.join(map(str, self.arguments))})"]
@@ -160,12 +150,9 @@ def _normalise(
         if id(t) not in copies:
             copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
 
-    def link(e: Expr) -> Expr | None:
-        return replace(e, source=copies[id(e.source)]) if isinstance(e, Read) else None
-
     for t in order:
         d = _definition(t)
-        copies[id(t)].definition = replace(d, body=expr.transform(d.body, link))
+        copies[id(t)].definition = replace(d, body=accesses.map_sources(d.body, lambda source: copies[id(source)]))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
 

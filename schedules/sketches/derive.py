@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from tensordsl.schedules.analysis import Tile, definition_of
+from tensordsl.schedules.analysis import Tile, decided_by_data, definition_of
 from tensordsl.schedules.online.rewrite import streamed
 from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
 from tensordsl.schedules.schedule import Schedule
@@ -19,6 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.data import apply_scatter, scatters
 from tensordsl.schedules.sketches.known import with_constants
 from tensordsl.schedules.sketches.one_pass import (
     DEFAULT_ROWS,
@@ -137,7 +138,8 @@ def _tile_holes(
     rows, stage = row_extent(t, tile), t.name
     main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
     _register_holes(holes, default, stage, t, tile, sizes, target)
-    depths = [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main]
+    ragged = tile.main in decided_by_data(definition_of(t))
+    depths = [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main and not ragged]
     _hole(holes, default, f"{stage}.kc", [*depths, main], sizes.kc)
     _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
     _hole(holes, default, f"{stage}.packed", [0, 1] if packable(t, tile) else [0], int(sizes.packed))
@@ -202,6 +204,8 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target, chain: Pa
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
+        elif scatters(t):
+            s = try_step(s, lambda x, stage=stage: apply_scatter(x, stage, target))
         elif stage not in followers or stage in apart:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
     for stage, other in plan.jammed:
