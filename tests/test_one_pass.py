@@ -172,3 +172,15 @@ def test_the_start_of_a_triangular_sum_covers_all_rows() -> None:
     y = td.compute((32, 16), lambda i, z: td.sum(e[i, j] * v[j, z], axis=j, where=j <= i), name="y")
     s = td.Schedule(td.Program([e, v], [y])).split("y", "i", 11).reorder("y", "i.o", "j", "i.i", "z")
     assert "for j in 0..min(11*i.o + 11, 32)" in str(s)
+
+
+@pytest.mark.compiler
+def test_a_masked_score_is_exactly_zero() -> None:
+    """exp far below the smallest number, infinity and nan, in vectors: 0, 0, nan, and the edge is rounded right."""
+    x = td.placeholder((64,), name="x")
+    kernel = td.compile(td.Program([x], [td.exp(x)], name="exponential"))
+    values = np.linspace(-110, -80, 64).astype(np.float32)
+    values[:4] = [-np.inf, np.nan, -1e30, -104.5]
+    found, exact = kernel(values), np.exp(values.astype(np.float64))
+    assert found[0] == found[2] == found[3] == 0 and np.isnan(found[1])
+    assert (np.abs(found - exact)[2:] <= np.maximum(exact[2:] * 2**-23, 2.0**-149)).all()
