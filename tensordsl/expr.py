@@ -15,10 +15,12 @@ from tensordsl import dtypes
 from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
+from tensordsl.refusals import NoInteger, no_scalar, ufunc
 
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from tensordsl.combination import Monoid
     from tensordsl.tensor import Tensor
 
     class Source(Protocol):
@@ -38,6 +40,7 @@ ExprLike = Union["Expr", "Tensor", int, float, bool]
 
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "floordiv", "mod", "pow", "max", "min"})
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+_DIVISION = {"floordiv": "//", "mod": "%"}
 LOGICAL = frozenset({"and", "or", "not"})
 #: One-argument functions of a real number, evaluated in the operand's type.
 UNARY = frozenset(
@@ -45,7 +48,7 @@ UNARY = frozenset(
 )
 
 
-class Expr:
+class Expr(NoInteger):
     """Base of the nodes.  ``dtype`` is the type of the value."""
 
     __slots__ = ()
@@ -139,6 +142,9 @@ class Expr:
 
         return text(self)
 
+    __repr__ = __str__
+    __array_ufunc__ = ufunc
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Const(Expr):
@@ -183,6 +189,11 @@ class Reducer:
     name: str
     combine: str
 
+    @property
+    def key(self) -> str:
+        """A text equal for reducers of equal structure."""
+        return self.name
+
     def identity(self, t: DType) -> Const:
         if self.name == "sum":
             return Const(0.0 if t.is_float else 0, t)
@@ -213,7 +224,7 @@ class Axis:
 class Reduce(Expr):
     """``body`` combined over every point of ``axes``.  Only inside `compute`, which hoists it."""
 
-    reducer: Reducer
+    reducer: Reducer | Monoid
     axes: tuple[Axis, ...]
     body: Expr
     location: Location | None = None
@@ -252,7 +263,7 @@ def expression(value: object, like: DType | None = None) -> Expr:
             f"tensor {value.name!r} of rank {len(value.shape)} used as a scalar",  # type: ignore[attr-defined]
             hint="index it: x[i, j]",
         )
-    raise ProgramError(f"{value!r} ({type(value).__name__}) is not a scalar expression")
+    raise no_scalar(value)
 
 
 def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
@@ -274,6 +285,8 @@ def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     folded = _affine(name, a, b)
     if folded is not None:
         return folded
+    if name in ("floordiv", "mod") and isinstance(b, Const) and not (b.value or a.dtype.is_float or b.dtype.is_float):
+        raise ProgramError(f"{a} {_DIVISION[name]} 0: a division of integers by zero")
     if name in LOGICAL:
         for side in (a, b):
             if side.dtype.kind == "f":
@@ -311,7 +324,8 @@ def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
         return Index(y * x.const if x.is_constant else x * y.const)
     if name in ("floordiv", "mod") and y.is_constant:
         if y.const < 1:
-            raise ProgramError(f"index {x} {name} {y.const}: the divisor of an index must be positive")
+            said = f"index {a if len(x.terms) == 1 and not x.const else f'({a})'} {_DIVISION[name]} {y.const}"
+            raise ProgramError(f"{said}: the divisor of an index must be positive")
         return Index(x // y.const if name == "floordiv" else x % y.const)
     return None
 
@@ -489,14 +503,11 @@ def conditions(e: Expr, read: Callable[[Expr], Affine | None] | None = None) -> 
             if found is None or not any(True for _ in found.data()):
                 return None
             sides.append(found)
-    a, b = sides
-    return {
-        "ge": (a - b,),
-        "gt": (a - b - 1,),
-        "le": (b - a,),
-        "lt": (b - a - 1,),
-        "eq": (a - b, b - a),
-    }[e.name]
+    a, b = sides if e.name in ("ge", "gt", "eq") else sides[::-1]
+    difference = a - b
+    if e.name == "eq":
+        return (difference, -difference)
+    return (difference - 1,) if e.name in ("gt", "lt") else (difference,)
 
 
 def condition(facts: Iterable[Affine]) -> Expr:
@@ -508,16 +519,20 @@ def condition(facts: Iterable[Affine]) -> Expr:
     return constant(True) if result is None else result
 
 
-def guarded_children(e: Expr, given: tuple[Affine, ...]) -> list[tuple[Expr, tuple[Affine, ...]]]:
+def guarded_children(e: Expr, given: tuple[Affine, ...], split: bool = True) -> list[tuple[Expr, tuple[Affine, ...]]]:
     """The children of a node with what is known where they are needed: ``given`` and, inside a select by
-    affine conditions, those (each ``>= 0``)."""
+    affine conditions, those (each ``>= 0``).
+
+    split: where a conjunction fails, one of its conditions does: one entry for each case.
+    """
     if not (isinstance(e, Op) and e.name == "select"):
         return [(c, given) for c in children(e)]
     known = facts(e.args[0])
     holds = given + (known or ())
-    # the negation of a single condition is affine as well
-    fails = given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ())
-    return [(e.args[0], given), (e.args[1], holds), (e.args[2], fails)]
+    fails = [given]
+    if known is not None and (split or len(known) == 1):
+        fails = [(*given, -c - 1) for c in known or (Affine(),)]
+    return [(e.args[0], given), (e.args[1], holds), *((e.args[2], f) for f in fails)]
 
 
 def restricted(e: Reduce, given: Sequence[Affine]) -> Reduce:
@@ -530,21 +545,28 @@ def where(e: Reduce, holds: Expr) -> Reduce:
     return replace(e, body=select(holds, e.body, e.reducer.identity(e.dtype)))
 
 
-def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
+def terms_where(body: Expr, reducer: Reducer | Monoid) -> tuple[Affine, ...]:
     """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
     return conditional_term(body, reducer)[0]
 
 
-def conditional_term(body: Expr, reducer: Reducer) -> tuple[tuple[Affine, ...], Expr]:
+def conditional_term(body: Expr, reducer: Reducer | Monoid) -> tuple[tuple[Affine, ...], Expr]:
     """The conditions of `terms_where`, and the term where they hold."""
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
         known, other = facts(body.args[0]), body.args[2]
-        neutral = isinstance(other, Const) and other.value == reducer.identity(body.dtype).value
-        if known is None or not neutral:
+        if known is None or not is_identity(other, reducer):
             break
         found, body = found + known, body.args[1]
     return found, body
+
+
+def is_identity(e: Expr, reducer: Reducer | Monoid) -> bool:
+    """Is a term the identity of its reducer, as it is written?"""
+    unit = reducer.identity(e.dtype)
+    if isinstance(unit, Const):
+        return isinstance(e, Const) and e.value == unit.value
+    return structure(e) == structure(unit)
 
 
 def structure(e: Expr) -> Hashable:
@@ -563,6 +585,6 @@ def structure(e: Expr) -> Hashable:
         elif isinstance(x, Op):
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
         elif isinstance(x, Reduce):
-            key = (x.reducer.name, x.axes, memo[id(x.body)])
+            key = (x.reducer.key, x.axes, memo[id(x.body)])
         memo[id(x)] = key
     return memo[id(e)]

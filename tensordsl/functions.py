@@ -118,6 +118,11 @@ def select(condition: Scalar, then: Scalar, otherwise: Scalar) -> Expr: ...
 def select(condition: Operand, then: Operand, otherwise: Operand) -> Any: ...
 def select(condition: Any, then: Any, otherwise: Any) -> Any:
     """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
+    if isinstance(condition, bool):
+        raise ProgramError(
+            f"the condition of select is {condition}, a value of Python",
+            hint="== and != compare tensors as objects: td.equal(x, y); Python's own values need only Python's if",
+        )
     return array.lift("select", expr.select, condition, then, otherwise)
 
 
@@ -231,8 +236,3 @@ def min(x: Scalar, y: Scalar, /, *more: Scalar) -> Expr: ...
 def min(*values: Any, axis: Any = None, keepdims: bool = False, where: Any = None) -> Any:
     """The smallest value over axes, or of several values (nan where one is nan).  where: as in `sum`."""
     return _extreme("min", values, axis, keepdims, where)
-
-
-def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The mean over dimensions of a tensor; of integers, in float32."""
-    return array.mean(x, axis, keepdims)

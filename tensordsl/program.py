@@ -44,9 +44,14 @@ class Program:
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
-        given = tuple(inputs)
-        constants = tuple(t for t in constants_of(outputs) if all(t is not i for i in given))
-        ins, outs, groups = _normalise((*given, *constants), tuple(outputs), dict(inplace or {}))
+        for role, given in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(given, (tuple, list)):
+                raise ProgramError(
+                    f"the {role} of a program are a list of tensors, got {given!r}", hint="td.Program([x], [y])"
+                )
+        arguments = tuple(inputs)
+        constants = tuple(t for t in constants_of(outputs) if all(t is not i for i in arguments))
+        ins, outs, groups = _normalise((*arguments, *constants), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
             "inputs": ins,
@@ -240,6 +245,5 @@ def _require_defined(t: Tensor, reader: str) -> None:
     if t.definition is None:
         raise ProgramError(
             f"{reader} reads {t.name}, which is neither defined nor an input",
-            location=t.location,
             hint="add it to inputs=[...]",
         )

@@ -30,9 +30,9 @@ def unknown_tensor() -> object:
       --> here
     hint: add it to inputs=[...]
     """
-    w = td.placeholder((4,), name="w")  # here
+    w = td.placeholder((4,), name="w")
     y = td.compute((4,), lambda i: V[i] * w[i], name="y")
-    return td.Program([V], [y])
+    return td.Program([V], [y])  # here
 
 
 @case
@@ -226,7 +226,7 @@ def values_of_a_float() -> object:
 @case
 def negative_divisor() -> object:
     """
-    index i floordiv -2: the divisor of an index must be positive
+    index i // -2: the divisor of an index must be positive
       --> here
     """
     return td.compute((4,), lambda i: V[i // -2], name="y")  # here
@@ -384,7 +384,7 @@ def two_axes_of_one_name() -> object:
       --> here
     hint: td.reduce_axis(size, name=...)
     """
-    k, l = td.reduce_axis(4), td.reduce_axis(5)
+    k, l = td.reduce_axis(4, "k"), td.reduce_axis(5, "k")
     return td.compute((), lambda: td.sum(X[k, l], axis=(k, l)), name="y")  # here
 
 

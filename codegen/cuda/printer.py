@@ -25,6 +25,7 @@ from tensordsl.codegen.cuda.scalar_text import (
     constant_text,
     shared_nodes,
 )  # fmt: skip
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -99,7 +100,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
         raise BuildError("constants are only printed in C", hint="make them inputs of a CUDA kernel")
     for d in index_data(nest.body):
         raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
-    return _Printer(distinct(nest), target, symbol or nest.name).source()
+    plain = replace(nest, body=split_components(nest.body))
+    return _Printer(distinct(plain), target, symbol or nest.name).source()
 
 
 @dataclass(slots=True, eq=False)

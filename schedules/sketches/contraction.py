@@ -14,6 +14,7 @@ from tensordsl.schedules.locate import fresh, stage_loops
 from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 
+from tensordsl.dtypes import TupleType
 from tensordsl.errors import ScheduleError
 from tensordsl.targets import Target
 from tensordsl.tensor import Definition, Tensor
@@ -47,9 +48,10 @@ def row_extent(t: Tensor, tile: Tile) -> int:
     return next((a.extent for a in definition_of(t).axes if a.name == tile.row), 1)
 
 
-def registers_needed(tile: Tile, mr: int, nv: int) -> int:
+def registers_needed(t: Tensor, tile: Tile, mr: int, nv: int) -> int:
     """Vector registers: accumulators, one set of streamed vectors, a broadcast operand."""
-    return mr * nv + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
+    parts = len(t.dtype.parts) if isinstance(t.dtype, TupleType) else 1
+    return mr * nv * parts + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
 
 
 def share(extent: int, tile: int) -> float:
@@ -83,7 +85,7 @@ def default_sizes(t: Tensor, tile: Tile, target: Target) -> TileSizes:
         if nv > 1 and (nv - 1) * lanes >= t.shape[-1]:
             break
         for mr in range(1, 33):
-            if mr > rows or registers_needed(tile, mr, nv) > target.registers:
+            if mr > rows or registers_needed(t, tile, mr, nv) > target.registers:
                 break
             score = tile_score(t, tile, target, mr, nv)
             if score > best:
