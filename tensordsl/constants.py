@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tensordsl import dtypes
 from tensordsl.errors import ProgramError, user_location
 from tensordsl.tensor import Tensor
@@ -24,6 +22,8 @@ def constant(array: Any, name: str | None = None) -> Tensor:
 
     Raises ProgramError for something that is no array of a type of the language.
     """
+    import numpy as np  # the language itself needs no numpy
+
     values = np.asarray(array)
     if not isinstance(array, (np.ndarray, np.generic)) and values.dtype == np.float64:
         values = values.astype(np.float32)

@@ -118,7 +118,8 @@ def _one_pass(written: Program, program: Program, chain: Pass, target: Target) -
 
     def allowed(p: Parameters) -> bool:
         return all(
-            registers_needed(x, p[f"{n}.mr"], p[f"{n}.nv"]) <= target.registers + 1 for n, x in plan.tiles.items()
+            registers_needed(planned[n], x, p[f"{n}.mr"], p[f"{n}.nv"]) <= target.registers + 1
+            for n, x in plan.tiles.items()
         )
 
     return Sketch("one_pass", holes, default, allowed, lambda p: build(written, plan, p, target, chain), ())
