@@ -116,11 +116,13 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     get = {old: t.name for old, t in fresh.items()}
     inplace = {get[o]: get[i] for o, i in program.inplace.items()}
     inputs, outputs = ([fresh[t.name] for t in ts] for ts in (program.inputs, program.outputs))
-    return Program(inputs, outputs, program.name, inplace, program.dims, program.rounding)
+    arguments = [t for t in inputs if t.value is None]
+    return Program(arguments, outputs, program.name, inplace, program.dims, program.rounding)
 
 
 def _shape(t: Tensor) -> str:
-    return f"{t.dtype}[{', '.join(map(str, t.shape))}]"
+    text = f"{t.dtype}[{', '.join(map(str, t.shape))}]"
+    return text if t.value is None else f"constant {text}"
 
 
 def _definition(t: Tensor) -> Definition:
@@ -131,6 +133,8 @@ def _definition(t: Tensor) -> Definition:
 def _digest(program: Program, sized: bool) -> str:
     position = {t.name: n for n, t in enumerate((*program.inputs, *program.tensors))}
     parts: list[object] = [[(str(t.dtype), t.shape if sized else len(t.shape)) for t in program.inputs]]
+    if program.constants:  # which inputs are known, not their values
+        parts.append([position[t.name] for t in program.constants])
     stated = [t.values if sized and t.stated else t.stated for t in program.inputs]
     parts += [stated] if any(stated) else []
     for t in program.tensors:

@@ -127,7 +127,8 @@ def _as_tree(program: Program, t: Tensor) -> Program:
     from tensordsl.schedules.plan import reduction_vector_axis, tile_of
     from tensordsl.schedules.primitives.definitions import factored
 
-    axis = None if not order_matters(t) or tile_of(t) is not None else reduction_vector_axis(t)
+    own = isinstance(definition_of(t).reducer, Monoid)  # its states keep their order
+    axis = None if own or not order_matters(t) or tile_of(t) is not None else reduction_vector_axis(t)
     if axis is None:
         return program
     extent = next(a.extent for a in definition_of(t).reduce_axes if a.name == axis)
@@ -170,7 +171,9 @@ def _interleaved(d: Definition, axis: str, lane: Axis) -> bool:
 
 def _fusible(d: Definition) -> bool:
     """Is every term of a sum one product of floats (or left out)?"""
-    if d.reducer is None or d.reducer.combine != "add" or d.body.dtype not in (dtypes.float32, dtypes.float64):
+    if d.reducer is None or isinstance(d.reducer, Monoid) or d.reducer.combine != "add":
+        return False
+    if d.body.dtype not in (dtypes.float32, dtypes.float64):
         return False
     return product_of(d.body) is not None
 

@@ -37,6 +37,8 @@ FAMILIES = (
     "caches",
     "sliding",
     "definitions",
+    "constants",
+    "variants",
     "scattering",
     "streaming",
     "scanning",

@@ -17,6 +17,7 @@ from tensordsl.autotune.driver import compile as compile
 from tensordsl.autotune.driver import tune as tune
 from tensordsl.autotune.driver import verify as verify
 from tensordsl.checking import check as check
+from tensordsl.constants import constant as constant
 from tensordsl.errors import BuildError as BuildError
 from tensordsl.errors import InternalError as InternalError
 from tensordsl.errors import ProgramError as ProgramError

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tensordsl import accesses, causality, hazards
 from tensordsl.causality import Group
+from tensordsl.constants import constants_of
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr
 from tensordsl.tensor import Definition, Tensor
@@ -56,7 +57,9 @@ class Program:
                 raise ProgramError(
                     f"the {role} of a program are a list of tensors, got {given!r}", hint="td.Program([x], [y])"
                 )
-        ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
+        arguments = tuple(inputs)
+        constants = tuple(t for t in constants_of(outputs) if all(t is not i for i in arguments))
+        ins, outs, groups = _normalise((*arguments, *constants), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
             "inputs": ins,
@@ -68,6 +71,16 @@ class Program:
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The inputs that come with each call: those whose values are not known."""
+        return tuple(t for t in self.inputs if t.value is None)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """The inputs whose values are part of the program."""
+        return tuple(t for t in self.inputs if t.value is not None)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -86,7 +99,7 @@ class Program:
 
     def with_definitions(self, new: Mapping[str, Definition], added: Sequence[Tensor] = ()) -> Program:
         """This program with some definitions replaced (their reads may name tensors of `added`)."""
-        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}
+        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}  # what is added may take a name over
         fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
 
         def get(name: str) -> Tensor:
@@ -99,15 +112,20 @@ class Program:
             return fresh[name]
 
         outputs = [get(t.name) for t in self.outputs]
-        return Program(self.inputs, outputs, self.name, self.inplace, self.dims, self.rounding)
+        return Program(self.arguments, outputs, self.name, self.inplace, self.dims, self.rounding)
 
     def with_rounding(self, rounding: Rounding) -> Program:
         """The same definitions with other freedom of rounding."""
-        return Program(self.inputs, self.outputs, self.name, self.inplace, self.dims, rounding)
+        return Program(self.arguments, self.outputs, self.name, self.inplace, self.dims, rounding)
+
+    def with_values(self, values: Mapping[str, Any]) -> Program:
+        """This program with some definitions replaced by what they amount to, as constants."""
+        return self.with_definitions({}, [replace(self[n], definition=None, value=v) for n, v in values.items()])
 
     def __str__(self) -> str:
         role = "" if self.rounding == "free" else f"  rounding {self.rounding}"
-        lines = [f"program {self.name}({', '.join(map(str, self.inputs))}){role}"]
+        lines = [f"program {self.name}({', '.join(map(str, self.arguments))}){role}"]
+        lines += [f"  constant {t}" for t in self.constants]
         for t in self.tensors:
             role = "  (output)" if t in self.outputs else ""
             if t.name in self.inplace:
@@ -138,11 +156,12 @@ def _normalise(
     _check_interface(inputs, outputs)
     copies: dict[int, Tensor] = {}
     names = _Names()
-    for t in (*inputs, *(o for o in outputs if o.named), *(o for o in outputs if not o.named)):
+    arguments = [t for t in inputs if t.value is None]
+    for t in (*arguments, *(x for x in inputs if x.value is not None), *_named_first(outputs)):
         if t.named and t.name in names.taken:
             raise ProgramError(f"two tensors of the program are named {t.name!r}", location=t.location)
         copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
-    overwritten = hazards.overwritten(inputs, outputs, {i: c.name for i, c in copies.items()}, inplace)
+    overwritten = hazards.overwritten(arguments, outputs, {i: c.name for i, c in copies.items()}, inplace)
     components = _components(inputs, outputs, {})
     waits = hazards.check([t for c in components for t in c], overwritten)
     if waits:
@@ -157,6 +176,10 @@ def _normalise(
         copies[id(t)].definition = replace(d, body=accesses.map_sources(d.body, lambda source: copies[id(source)]))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
+
+
+def _named_first(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [*(t for t in tensors if t.named), *(t for t in tensors if not t.named)]
 
 
 class _Names:

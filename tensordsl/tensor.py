@@ -128,6 +128,7 @@ class Tensor(TensorOperators, Summarised, NoArray):
     location: Location | None = field(default=None, repr=False)
     values: Range | None = None  # what the elements are known to lie in, both ends included
     stated: bool = False  # the caller promises these values: a kernel checks them when it is called
+    value: Any = field(default=None, repr=False)  # of a constant: its elements (see constants.py)
 
     @property
     def ndim(self) -> int:

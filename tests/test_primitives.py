@@ -85,6 +85,22 @@ def steady() -> td.Program:
     return td.Program([x], [td.compute((5, 6), lambda i, j: y[2, i, j], name="z")], "steady")
 
 
+def known() -> td.Program:
+    """A product with a constant that is doubled first."""
+    x, w = td.placeholder((4, 6), name="x"), td.constant(np.arange(30.0).reshape(5, 6), name="w")
+    twice = td.compute((5, 6), lambda i, j: w[i, j] * 2.0, name="twice")
+    k = td.reduce_axis(6, name="k")
+    return td.Program([x], [td.compute((4, 5), lambda i, j: td.sum(x[i, k] * twice[j, k], axis=k), name="y")], "known")
+
+
+def window() -> td.Program:
+    """A correlation with three taps down and across, two channels."""
+    x, w = td.placeholder((7, 8, 2), name="x"), td.placeholder((3, 3, 2, 4), name="w")
+    r, s, c = td.reduce_axis(3, "r"), td.reduce_axis(3, "s"), td.reduce_axis(2, "c")
+    term = lambda i, j, o: td.sum(x[i + r, j + s, c] * w[r, s, c, o], axis=(r, s, c))  # noqa: E731
+    return td.Program([x, w], [td.compute((5, 6, 4), term, name="y")], "window")
+
+
 def counts() -> td.Program:
     """h: a sum of rows by destination; g: rows of it, looked up."""
     x, to = td.placeholder((9, 4), name="x"), td.placeholder((9,), "int32", name="to", values=range(-1, 7))
@@ -94,7 +110,7 @@ def counts() -> td.Program:
     return td.Program([x, to], [g], "counts")
 
 
-ALL = (chain, rows, scan, spread, fields, steady, counts)
+ALL = (chain, rows, scan, spread, fields, steady, counts, known, window)
 PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in ALL}
 
 
@@ -134,6 +150,12 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     ],
     "scan": [("scan", lambda s: s.scan("s", 2)), ("scan", lambda s: s.scan("s", 4).unroll("s_v1", "i"))],
     "online": [("spread", lambda s: s.online("q", 4)), ("spread", lambda s: s.online("q", 3, axis="k"))],
+    "fold_constants": [("known", lambda s: s.fold_constants())],
+    "winograd": [("window", lambda s: s.winograd("y", 2))],
+    "relayout": [
+        ("chain", lambda s: s.relayout("c", "w", [1, 0])),
+        ("known", lambda s: s.fold_constants().relayout("y", "twice", (1, 0), name="turned").fold_constants()),
+    ],
     "store_at": [("rows", lambda s: s.jam("v", "d", "i").store_at("v", "i"))],
     "distribute": [("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j"))],
     "decompose_reduction": [("chain", lambda s: s.split("c", "k", 4).reorder("c", "k.o", "i", "j", "k.i").decompose_reduction("c", "k.o"))],
@@ -268,6 +290,23 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.online("h", 4), "h is not a reduction over one axis"),
         ("spread", lambda s: s.online("q", 0), "tile=0 is not a positive integer"),
         ("spread", lambda s: s.split("q", "i", 2).online("q", 4), "already arranged"),
+    ],
+    "winograd": [
+        ("window", lambda s: s.winograd("y", 3), "m=3 results at a time"),
+        ("window", lambda s: s.split("y", "i", 2).winograd("y", 2), "already arranged"),
+        ("chain", lambda s: s.winograd("c", 2), "c is not a correlation with 3 taps"),
+        ("chain", lambda s: s.winograd("h", 2), "h is not a sum of floats"),
+    ],
+    "fold_constants": [
+        ("chain", lambda s: s.fold_constants(), "no definition follows from constants alone"),
+        ("known", lambda s: s.split("y", "i", 2).fold_constants(), "already arranged"),
+    ],
+    "relayout": [
+        ("chain", lambda s: s.relayout("c", "b", [0]), "c reads no 'b'"),
+        ("chain", lambda s: s.relayout("c", "w", [0, 2]), "not an order of the dimensions of w"),
+        ("chain", lambda s: s.relayout("c", "w", [1, 0], name="h"), "the name 'h' is taken"),
+        ("chain", lambda s: s.split("c", "i", 2).relayout("c", "w", [1, 0]), "already ordered"),
+        ("scan", lambda s: s.relayout("s", "x", [1, 0]), "belongs to a recurrence"),
     ],
     "store_at": [
         ("rows", lambda s: s.store_at("v", "q"), 'outside a loop "q"'),

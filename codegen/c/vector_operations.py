@@ -219,6 +219,15 @@ for _name, (_symbol, _, _) in _COMPARISONS.items():
 
 # One Newton step on a 14-bit reciprocal: a division keeps the multipliers waiting for seven cycles.
 _RATIO = Operation(_PAIR, "$F r = $rcp14(b), q = a * r; return $fma(q, $fma(-b, r, @ONE), q);")
+
+
+def _scaled(zero: int) -> Operation:
+    """p 2^n.  zero: the largest n for which that is 0 whatever p; such lanes are masked, for an underflow in a
+    lane costs a hundred cycles and more (the exponential of a masked score; NaN is not below)."""
+    n = f"__builtin_ia32_cmpp$W512_mask(n, ($F){{0}} + {zero}, 22, $ALL, 4)"
+    return Operation("$F p, $F n, $F t", f"__builtin_ia32_scalefp$W512_mask(p, n, ($F){{0}}, {n}, 4)")
+
+
 _AVX512: dict[str, Operation] = {
     "fma": Operation("$F a, $F b, $F c", "__builtin_ia32_vfmaddp$W512_mask(a, b, c, $ALL, 4)"),
     "select": Operation(
@@ -238,7 +247,8 @@ _AVX512: dict[str, Operation] = {
     "sqrt": Operation(
         "$F x", "__builtin_ia32_sqrtp$W512_mask(x, ($F){0}, $ALL, 4)", clang="__builtin_ia32_sqrtp$W512(x, 4)"
     ),
-    "scale": Operation("$F p, $F n, $F t", "__builtin_ia32_scalefp$W512_mask(p, n, ($F){0}, $ALL, 4)"),
+    "scale_32": _scaled(-151),
+    "scale_64": _scaled(-1076),
     "exponent": Operation("$F x", "__builtin_ia32_getexpp$W512_mask(x, ($F){0}, $ALL, 4)"),
     "mantissa": Operation("$F x", "__builtin_ia32_getmantp$W512_mask(x, 15, ($F){0}, $ALL, 4)"),
     "rsqrt14": Operation("$F x", "__builtin_ia32_rsqrt14p$W512_mask(x, ($F){0}, $ALL)"),

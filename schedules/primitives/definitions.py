@@ -146,7 +146,7 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     assert d is not None
     if d.reducer is None:
         raise ScheduleError(f"{stage} is not a reduction")
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     position = next((k for k, a in enumerate(d.reduce_axes) if a.name == axis), None)
     if position is None:
         raise ScheduleError(f"{stage} does not reduce over {axis!r}", legal=[a.name for a in d.reduce_axes])
@@ -204,7 +204,7 @@ def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
     tensor = program[stage]
     d = tensor.definition
     assert d is not None
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     known = {a.name: a.extent for a in (*d.axes, *d.reduce_axes)}
     if axis not in known:
         raise ScheduleError(f"{stage} has no axis {axis!r}", legal=list(known))
@@ -292,7 +292,7 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     """The program of `reciprocal`, with the inverse of data in tensor ``label``."""
     tensor = program[stage]
     d = tensor.definition
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     if d is None or not divides(tensor):
         raise ScheduleError(f"{stage} divides by nothing that stays the same along its last axis")
     _require_free(program, label)
@@ -316,7 +316,7 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     return program.with_definitions({stage: replace(d, body=expr.transform(d.body, multiply))}, added)
 
 
-def _require_acyclic(program: Program, stage: str) -> None:
+def require_acyclic(program: Program, stage: str) -> None:
     for group in program.groups:
         if group.order is not None and any(t.name == stage for t in group.tensors):
             raise ScheduleError(f"{stage} belongs to a recurrence in order of {group.order}")

@@ -37,7 +37,7 @@ def apply_recurrence(s: Schedule, group: Group, target: Target) -> Schedule:
     for name in names:
         s = _store_inside(s, name)
     for name in names:
-        s = _fold(s, name)
+        s = fold_slices(s, name)
     s = orient(s, set(names))
     s = _cut(s, set(names))
     return _vectorize(s, set(names), target)
@@ -68,7 +68,7 @@ def _touches(x: Store, name: str) -> bool:
     return x.buffer.name == name or any(r.source.name == name for r in expr.reads(x.value))
 
 
-def _fold(s: Schedule, name: str) -> Schedule:
+def fold_slices(s: Schedule, name: str) -> Schedule:
     """As few slices of the slowest causal axis as the values allow."""
     buffer = buffers(s.nest).get(name)
     d = definition_of(s.program[name])
