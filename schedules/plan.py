@@ -49,14 +49,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """inline: pointwise stages to inline, in order.  reciprocals: stages that divide by a value of
-    their row or by a constant.  partial: reduction -> the contiguous axis to
-    reduce in vectors first (`rfactor`).  placements: in the order to apply.
+    """project: axes of stages to drop, in order.  inline: pointwise stages to inline, in order.
+    reciprocals: stages that divide by a value of their row or by a constant.  partial: reduction ->
+    the contiguous axis to reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
     jammed: (root, the next root), which run in one outermost loop.  trees: stages of reduction trees that
     the program itself defines.
     """
 
+    project: tuple[tuple[str, str], ...]
     inline: tuple[str, ...]
     reciprocals: tuple[str, ...]
     partial: dict[str, str]
@@ -80,8 +81,13 @@ def make_plan(program: Program, target: Target, fixed: frozenset[str] = frozense
         inverse_name,
         with_reciprocal,
     )
+    from tensordsl.schedules.primitives.projection import projected
 
     written = program
+    projections = []
+    while not fixed and (steady := _steady(program)) is not None:
+        projections.append(steady)
+        program = projected(program, *steady)
     program = _without_single_terms(program)
     inline: list[str] = []
     while (name := inlinable(program, fixed)) is not None:
@@ -119,8 +125,18 @@ def make_plan(program: Program, target: Target, fixed: frozenset[str] = frozense
     jammed = _jammed(
         program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic, *fixed}, target
     )
-    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed, trees)
+    plan = Plan(
+        tuple(projections), tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots,
+        jammed, trees,
+    )  # fmt: skip
     return plan, program
+
+
+def _steady(program: Program) -> tuple[str, str] | None:
+    """A recurrence and an axis along which it does not change."""
+    from tensordsl.schedules.primitives.projection import steady_axes
+
+    return next(((t.name, a) for t in program.tensors if definition_of(t).order for a in steady_axes(program, t)), None)
 
 
 def _without_single_terms(program: Program) -> Program:

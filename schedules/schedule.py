@@ -46,6 +46,10 @@ FAMILIES = (
     "hints",
     "pipeline",
     "decompose",
+    "interleaving",
+    "permuting",
+    "projection",
+    "shearing",
 )
 
 

@@ -37,7 +37,16 @@ from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_last, apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.scans import apply_scan, rows_apart, scan_block
 from tensordsl.schedules.sketches.streaming import streaming_sizes
+from tensordsl.schedules.sketches.time_tiling import (
+    TimeTile,
+    apply_time_tiling,
+    row_choices,
+    stencil_of,
+    step_choices,
+    time_tiles,
+)  # fmt: skip
 
+from tensordsl.causality import Group
 from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -66,6 +75,10 @@ def derive(program: Program, target: Target, start: Schedule | None = None) -> l
         _tile_holes(holes, default, planned[stage], tile, target)
     for stage in plan.partial:
         _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
+    tiled = time_tiles(planned, target)
+    for stage, (stencil, time_tile) in tiled.items():
+        _hole(holes, default, f"{stage}.steps", step_choices(stencil), time_tile.steps)
+        _hole(holes, default, f"{stage}.rows", row_choices(stencil), time_tile.rows)
 
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
@@ -80,9 +93,14 @@ def derive(program: Program, target: Target, start: Schedule | None = None) -> l
         return True
 
     # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
-    plans = [replace(plan, epilogues={})] if plan.epilogues else []
+    plans = [plan] if tiled else []
+    plans += [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
-    simpler = tuple(partial(build, written, x, default, target, start) for x in plans)
+    untiled = default | {f"{stage}.steps": 0 for stage in tiled}
+    simpler = tuple(partial(build, written, x, untiled, target, start) for x in plans)
+    if tiled:  # rows one at a time are fewer statements to prove
+        single = default | {f"{stage}.rows": 1 for stage in tiled}
+        simpler = (partial(build, written, plan, single, target, start), *simpler)
     fused = Sketch("fused", holes, default, allowed, lambda p: build(written, plan, p, target, start), simpler)
     one_pass = find_pass(program) if start is None and program.rounding == "free" else None
     if one_pass is None:
@@ -186,6 +204,8 @@ def build(
     """
     s = start.unchecked() if start is not None else with_constants(Schedule(program).unchecked())
     fixed = frozenset[str]() if start is None else touched(start)
+    for stage, axis in plan.project:
+        s = s.project(stage, axis)
     program = written = s.program
     if chain is not None:
         s = s.online(chain.stage, p["terms"], chain.axis)
@@ -226,6 +246,8 @@ def build(
         if block := scan_block(s.program, group, target):
             s = try_step(s, lambda x, group=group, block=block: apply_scan(x, group.tensors[0], block))
         if s is before:
+            s = _tiled_in_time(s, group, p, target)
+        if s is before:
             s = try_step(s, lambda x, group=group: rows_apart(x, group))
             s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
     arranged = {*(t.name for t in s.program.tensors if t.name not in known), *fixed} - apart
@@ -257,6 +279,15 @@ def build(
         axis = definition_of(s.program[stage]).axes[0].name
         s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
     return s
+
+
+def _tiled_in_time(s: Schedule, group: Group, p: Parameters, target: Target) -> Schedule:
+    first = group.tensors[0].name
+    stencil = stencil_of(s.program, group, target) if p.get(f"{first}.steps") else None
+    if stencil is None:
+        return s
+    tile = TimeTile(p[f"{first}.steps"], p[f"{first}.rows"])
+    return try_step(s, lambda x: apply_time_tiling(x, stencil, tile))
 
 
 def _tile(s: Schedule, stage: str, tile: Tile, p: Parameters, target: Target, epilogue: str | None) -> Schedule:
