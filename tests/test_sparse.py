@@ -322,3 +322,18 @@ def test_bounds_that_are_computed_first() -> None:
     assert found is not None and "is written there" in found.message
     found = find_violation(replace(nest, body=replace(nest.body, body=Seq((ends, again)))))
     assert found is not None and "is written there" in found.message
+
+
+def test_a_guard_on_a_computed_index() -> None:
+    """A condition on the expression that is the index guards it."""
+    x, n = td.placeholder((5,), name="x"), td.placeholder((7,), "int32", name="n")
+
+    def element(i: td.Expr) -> td.Expr:
+        at = td.clip(n[i], -1, 4)
+        return td.select(at >= 0, x[at], -1.0)
+
+    program = td.Program([x, n], [td.compute((7,), element, name="y")])
+    inputs = {"x": np.arange(5, dtype=np.float32), "n": np.array([-9, -1, 0, 2, 4, 7, 1], np.int32)}
+    assert td.interpret(program, inputs)["y"].tolist() == [-1, -1, 0, 2, 4, 4, 1]
+    for machine in (target("avx2"), target("portable")):
+        assert find_violation(default_schedule(program, machine).nest) is None
