@@ -230,7 +230,8 @@ def cache_read(
             return x
         box = _box(found, c, align)
         shape = tuple(sp.extent for sp in box if sp.extent > 1)
-        new = Buffer(label, shape, old.dtype, kind, shape[-1] + pad if pad and shape else 0)
+        pitch = shape[-1] + pad if pad and shape else 0
+        new = Buffer(label, shape, old.dtype, kind, pitch, values=old.values)
         kept = [d for d, sp in enumerate(box) if sp.extent > 1]
         cells = [sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)]
         held = element_of(old, tuple(cells), sample[1], tensor)
@@ -298,7 +299,8 @@ def cache_write(
         box = _box(found, c, 1)
         kept = [d for d, sp in enumerate(box) if sp.extent > 1]
         shape = tuple(box[d].extent for d in kept)
-        new = Buffer(label, shape, old.dtype, kind, shape[-1] + pad if pad and shape else 0)
+        pitch = shape[-1] + pad if pad and shape else 0
+        new = Buffer(label, shape, old.dtype, kind, pitch, values=old.values)
         outer = []
         if update is not None:
             names = {n for p in update[0].instance.points for n in p.names()}
@@ -461,7 +463,7 @@ def _pack(s: Schedule, root: Stmt, path: Path, stage: str, old: Buffer, label: s
         if f.lo != (Affine(),):
             raise ScheduleError(f'loop "{f.var}" does not start at 0')
         sizes.append(constant_end(f))
-    panel = Buffer(label, tuple(sizes), old.dtype, scope)
+    panel = Buffer(label, tuple(sizes), old.dtype, scope, values=old.values)
     cell = tuple(Affine.of(f.var) for f in used)
     names = [f.var for f in used]
     first = tuple(lo - Affine.of(f.var) for f in free for lo in f.lo)

@@ -245,7 +245,7 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         size = 1
         for width in shape:
             size *= width
-        new = Buffer(stage, shape, old.dtype, local_scope(size, old.dtype.bytes))
+        new = Buffer(stage, shape, old.dtype, local_scope(size, old.dtype.bytes), values=old.values)
         bases = [sp.base for sp in spans]
         inner = rebase(inner, old, new, bases)
         arranged = [axes.index(a.name) for a in tensor.definition.loop_axes]
