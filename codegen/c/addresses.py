@@ -141,11 +141,17 @@ def at_lane(a: Affine, lane: int) -> Affine:
 def pointer(w: Writer, buffer: Buffer, bank: Affine | None, address: Affine) -> tuple[str, str]:
     """(base pointer, offset) as C text for a lane-free address; the offset is "" for zero."""
     f = w.function
-    key = (buffer.name, bank, address)
+    key = (buffer.name, bank, address, _assumed(w, address), _assumed(w, bank or ZERO))
     found = f.texts.get(key)
     if found is None:
         found = f.texts[key] = _pointer(w, buffer, bank, address)
     return found
+
+
+def _assumed(w: Writer, a: Affine) -> tuple[object, ...]:
+    """What the text of a division says about signs: loops of one name may have other bounds elsewhere."""
+    names = [n for atom, _ in a.terms if not isinstance(atom, str) for n in atom.names()]
+    return tuple((n, w.ranges.get(n)) for n in dict.fromkeys(names))
 
 
 def _pointer(w: Writer, buffer: Buffer, bank: Affine | None, address: Affine) -> tuple[str, str]:
