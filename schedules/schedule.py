@@ -41,6 +41,8 @@ FAMILIES = (
     "hints",
     "pipeline",
     "decompose",
+    "accumulators",
+    "causal",
 )
 
 

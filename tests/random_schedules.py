@@ -194,6 +194,11 @@ def _specialize(r: Steps, s: Schedule) -> Drawn:
     return (stage, [*loops, "none"][k], f"{around} {r.rng.choice(('>=', '<', '=='))} {r.rng.randint(0, 3)}"), {}
 
 
+def _distribute(r: Steps, s: Schedule) -> Drawn:
+    before = r.rng.choice([r.stage(s), r.stage_and_loop(s)[1]])
+    return r.stage_and_loop(s), {"before": before, "suffix": "d"} if r.rng.random() < 0.5 else {}
+
+
 def _partition(r: Steps, s: Schedule) -> Drawn:
     stage, loops = r.band(s)
     k = r.rng.randrange(len(loops)) if loops else 0
@@ -263,7 +268,9 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "separate": lambda r, s: (r.stage_and_loop(s), {"suffix": "s"} if r.rng.random() < 0.3 else {}),
     "specialize": _specialize,
     "partition": _partition,
-    "distribute": _plain,
+    "distribute": _distribute,
+    "drop": _plain,
+    "accumulate": lambda r, s: ((*r.stage_and_loop(s), r.rng.choice(LANES), r.rng.choice((1, 2, 3, 4))), {}),
     "decompose_reduction": _plain,
     "jam": _jam,
     "unroll": _plain,
@@ -307,6 +314,8 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "specialize",
         "partition",
         "distribute",
+        "drop",
+        "accumulate",
         "decompose_reduction",
         "fold",
         "store_at",

@@ -56,7 +56,16 @@ def spread() -> td.Program:
     return td.Program([x], [q], "spread")
 
 
-PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread)}
+def solve() -> td.Program:
+    """A triangular system, whose right side is the beginning of a longer vector."""
+    m, b = td.placeholder((21, 21), name="m"), td.placeholder((24,), name="b")
+    k = td.reduce_axis(21, "k")
+    u = td.compute((24,), lambda i: b[i] * 2.0, name="u")
+    x = td.recurrence((21,), lambda x, i: u[i] - td.sum(m[i, k] * x[k], axis=k, where=k < i), "x", order="i")
+    return td.Program([m, b], [x], "solve")
+
+
+PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread, solve)}
 
 
 def shared(s: S) -> S:
@@ -91,7 +100,17 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     ],
     "online": [("spread", lambda s: s.online("q", 4)), ("spread", lambda s: s.online("q", 3, axis="k"))],
     "store_at": [("rows", lambda s: s.jam("v", "d", "i").store_at("v", "i"))],
-    "distribute": [("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j"))],
+    "distribute": [
+        ("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j")),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="late")),
+    ],
+    "push": [("solve", lambda s: s.distribute("x_sum", "i", before="k").push("x_sum", "i", "k"))],
+    "drop": [("solve", lambda s: s.partition("u", "i", "21", suffix="late").drop("u", "i.late"))],
+    "accumulate": [
+        ("solve", lambda s: s.accumulate("x_sum", "k", 2, 4)),
+        ("solve", lambda s: s.accumulate("x_sum", "k", 4, 3, name="lanes").accumulate("x_sum", "k.r", 4)),
+        ("chain", lambda s: s.accumulate("c", "k", 4)),
+    ],
     "decompose_reduction": [("chain", lambda s: s.split("c", "k", 4).reorder("c", "k.o", "i", "j", "k.i").decompose_reduction("c", "k.o"))],
     "unroll": [("chain", lambda s: s.unroll("c", "k"))],
     "vectorize": [
@@ -201,7 +220,29 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("rows", lambda s: s.store_at("v", "q"), 'outside a loop "q"'),
         ("rows", lambda s: s.store_at("x", "i"), "the caller's memory"),
     ],
-    "distribute": [("scan", lambda s: s.compute_at("s", "z", "i").distribute("z", "q"), 'no loop "q"')],
+    "distribute": [
+        ("scan", lambda s: s.compute_at("s", "z", "i").distribute("z", "q"), 'no loop "q"'),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="q"), "no statement after the first"),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="x"), "x_sum reads x, which does not hold the x it needs"),
+    ],
+    "push": [
+        ("solve", lambda s: s.push("x_sum", "i", "k"), 'does not begin with loop "k"'),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="l").partition("x_sum", "k.l", "3").push("x_sum", "i.l", "k.l"), "does not end at each iteration"),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="l").peel("x_sum", "i.l", "first").push("x_sum", "i.l", "k.l"), "does not start where"),
+        ("chain", lambda s: s.push("c", "q", "k"), 'no loop "q"'),
+    ],
+    "drop": [
+        ("solve", lambda s: s.partition("u", "i", "20", suffix="late").drop("u", "i.late"), "x reads u"),
+        ("solve", lambda s: s.drop("x", "i"), "x_sum reads x"),
+        ("chain", lambda s: s.drop("c", "q"), 'no loop "q"'),
+    ],
+    "accumulate": [
+        ("solve", lambda s: s.accumulate("x_sum", "k", 0), "lanes=0 is not a positive integer"),
+        ("solve", lambda s: s.accumulate("x_sum", "i", 4), "is not one update of a reduction"),
+        ("solve", lambda s: s.accumulate("x_sum", "k", 4, name="b"), "the name 'b' is taken"),
+        ("chain", lambda s: s.reorder("c", "i", "k", "j").accumulate("c", "j", 4), "updates another cell"),
+        ("chain", lambda s: s.vectorize("c", "k").accumulate("c", "k", 4), "is not serial"),
+    ],
     "decompose_reduction": [("chain", lambda s: s.decompose_reduction("c", "k"), 'starts outside "k"')],
     "unroll": [("chain", lambda s: s.unroll("c", None), "loop=None is not a text")],
     "vectorize": [

@@ -266,13 +266,13 @@ def cache_write(
     own = [(st, p) for st, p in stage_stores(s.nest, stage) if st.instance.kind in ("init", "update", "compute")]
     if not own:
         raise ScheduleError(f"{stage} computes nothing", hint="name a stage that a definition computes")
-    old = own[0][0].buffer
+    homes = {id(st.buffer): st.buffer for st, _ in own}  # copies of a loop have buffers of their own
     label = _new_name(s, name, f"{stage}_{scope[0]}")
     targets = find_loops(s.nest, stage, at)
     is_output = any(t.name == stage for t in s.program.outputs)
     inside = {id(st) for x, _ in targets.values() for st, _ in stores(x)}
     read_elsewhere = any(
-        id(st) not in inside and any(r.source is old for r in reads(st.value)) for st, _ in stores(s.nest.body)
+        id(st) not in inside and any(id(r.source) in homes for r in reads(st.value)) for st, _ in stores(s.nest.body)
     )
     needed = is_output or read_elsewhere
     definition = s.program[stage].definition
@@ -280,6 +280,7 @@ def cache_write(
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
+        old = next((homes[id(st.buffer)] for st, _ in stores(x) if id(st.buffer) in homes), own[0][0].buffer)
         _outside(old, x)
         c = context((*path, x))
         found, update, init = [], None, None
@@ -362,8 +363,13 @@ def cache_write(
         return replace(x, body=Alloc(new, seq(body, tail), held.tensor, held.index))
 
     result = at_loops(s, targets, go)
-    used = any(st.buffer is old or any(r.source is old for r in reads(st.value)) for st, _ in stores(result.nest.body))
-    return result if used or is_output else result.with_nest(without_alloc(result.nest.body, old.name))
+    names = {b.name for b in homes.values()}
+    used = {st.buffer.name for st, _ in stores(result.nest.body)}
+    used |= {r.source.name for st, _ in stores(result.nest.body) for r in reads(st.value)}
+    body = result.nest.body
+    for name in [] if is_output else sorted(names - used):
+        body = without_alloc(body, name)
+    return result if body is result.nest.body else result.with_nest(body)
 
 
 def _reload(body: Stmt, stage: str, fill: Stmt) -> Stmt:

@@ -16,6 +16,7 @@ from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
+from tensordsl.schedules.sketches.sums import apply_sums, reads_along, step_along
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -38,6 +39,8 @@ def apply_recurrence(s: Schedule, group: Group, target: Target) -> Schedule:
     for name in names:
         s = _fold(s, name)
     s = _cut(s, set(names))
+    s = _without_unread(s, set(names))
+    s = apply_sums(s, set(names), target)
     return _vectorize(s, set(names), target)
 
 
@@ -136,6 +139,21 @@ def _conditions(x: Stmt, c: Context) -> Iterator[Affine]:
         yield from _conditions(child, inner)
 
 
+def _without_unread(s: Schedule, stages: set[str]) -> Schedule:
+    """Nothing is computed that nobody reads: what a step leaves behind beside its results."""
+    loops = [
+        (stage_of(x.body, (*path, x)), x.var) for x, path in walk(s.nest.body)
+        if isinstance(x, For) and isinstance(x.body, Store) and not list(expr.reads(x.body.value))
+    ]  # fmt: skip
+    for stage, loop in loops:
+        home = buffers(s.nest).get(stage)
+        if stage not in stages or home is None or home.scope == "external":
+            continue
+        left = s.drop(stage, loop)
+        s = left if keeps(left.nest, stage) else s
+    return s
+
+
 # ---------------------------------------------------------------- vectors
 
 
@@ -153,10 +171,11 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if all(_neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
             lanes = min(target.lanes(st.buffer.dtype) for st, _ in inside)
-            chosen.append((stage_of(inside[0][0], (*path, x)), x.var, lanes))
+            varies = len(x.lo) == len(x.hi) == 1 and bool((x.hi[0] - x.lo[0]).terms)
+            chosen.append((stage_of(inside[0][0], (*path, x)), x.var, None if varies else lanes))
     for stage, loop, lanes in chosen:
-        s = s.vectorize(stage, loop, lanes)
-        s = _full_vectors(s, stage, f"{loop}.v")
+        s = s.vectorize(stage, loop) if lanes is None else s.vectorize(stage, loop, lanes)
+        s = s if lanes is None else _full_vectors(s, stage, f"{loop}.v")
     return s
 
 
@@ -169,14 +188,4 @@ def _full_vectors(s: Schedule, stage: str, loop: str) -> Schedule:
 
 def _neighbours(st: Store, var: str) -> bool:
     """Do the lanes of a statement write neighbouring cells, and read neighbouring or equal ones?"""
-
-    def step(buffer: Buffer, index: tuple[Affine, ...]) -> int | None:
-        total = 0
-        for i, width in zip(index, buffer.strides()):
-            if any(var in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
-                return None
-            total += i.coefficient(var) * width
-        return total
-
-    reads = [step(r.source, r.index) for r in expr.reads(st.value) if isinstance(r.source, Buffer)]
-    return step(st.buffer, st.index) == 1 and all(r in (0, 1) for r in reads)
+    return step_along(st.buffer, st.index, var) == 1 and all(x in (0, 1, -1) for x in reads_along(st, var))
