@@ -43,6 +43,7 @@ FAMILIES = (
     "decompose",
     "accumulators",
     "causal",
+    "layout",
 )
 
 

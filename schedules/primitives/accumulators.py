@@ -35,7 +35,7 @@ def accumulate(
     The terms that fill no whole step follow in a loop ``loop.r``.
 
     Requires: the loop holds nothing but one reduction into one cell; it counts by ones.
-    Rewrite: ``for k in a..b: S += f(k)``  ->  ``c[..] = 0; for k.v: vector k.l: c[k.l] += f(..); S += c; for k.r: S += f(k.r)``
+    Rewrite: ``for k: S += f(k)``  ->  ``c[..] = 0; for k.v: vector k.l: c[k.l] += f(..); S += c; for k.r: S += f(k.r)``
     Raises: ScheduleError for another body, several bounds, or lanes that are no positive integers.
     """
     for label, value in (("lanes", lanes), ("accumulators", accumulators)):

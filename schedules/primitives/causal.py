@@ -21,7 +21,8 @@ def push(s: Schedule, stage: str, loop: str, reduction: str) -> Schedule:
 
     Requires: the body of ``loop`` begins with the loop ``reduction`` of the stage, which starts where
     ``loop`` starts and ends at its iteration (both up to one constant distance).
-    Rewrite: ``for j in a..b: (for k in a..j: S[j] += f(k); T[j])``  ->  ``for j in a..b: (T[j]; for k in j+1..b: S[k] += f(j))``
+    Rewrite: ``for j in a..b: (for k in a..j: S[j] += f(k); T[j])``  ->
+        ``for j in a..b: (T[j]; for k in j+1..b: S[k] += f(j))``
     Raises: ScheduleError for another body or other bounds, or when a sum would not be complete in time.
     """
     s = s.with_nest(s.nest.body)  # bounds that always hold are dropped

@@ -9,6 +9,7 @@ from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
+from tensordsl.schedules.sketches.blocked import BlockSizes, block_sizes, blocks
 from tensordsl.schedules.sketches.contraction import (
     TileSizes,
     apply_tile,
@@ -22,6 +23,7 @@ from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
+from tensordsl.causality import Group
 from tensordsl.program import Program
 from tensordsl.targets import Target
 
@@ -64,6 +66,10 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         _hole(holes, default, f"{stage}.near", [0, 4, 16] if packable(t, tile) else [0], sizes.near)
     for stage in plan.partial:
         _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
+    blocked = _blocked(planned, target)
+    for stage, sizes_ in blocked.items():
+        _hole(holes, default, f"{stage}.nb", [0, *(x.nb for x in sizes_)], sizes_[0].nb)
+        _hole(holes, default, f"{stage}.mr", [x.mr for x in sizes_], sizes_[0].mr)
 
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
@@ -75,13 +81,37 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             best = tile_score(planned[stage], tile, target, default[f"{stage}.mr"], default[f"{stage}.nv"])
             if tile_score(planned[stage], tile, target, mr, nv) < 0.6 * best:
                 return False
+        for stage, sizes_ in blocked.items():
+            if p[f"{stage}.nb"] and BlockSizes(p[f"{stage}.nb"], p[f"{stage}.mr"]) not in sizes_:
+                return False
         return True
 
     # an epilogue in place may overwrite what other tiles still read: then the tiles stay, without it
     plans = [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
     simpler = tuple(partial(build, program, x, default, target) for x in plans)
+    if blocked:
+        whole = default | {f"{stage}.nb": 0 for stage in blocked}
+        simpler = (partial(build, program, plan, whole, target), *simpler)
     return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
+
+
+def _blocked(program: Program, target: Target) -> dict[str, tuple[BlockSizes, ...]]:
+    """The sizes of blocks to try for each recurrence that has any, by the stage of its sums."""
+    found = {}
+    for group in program.groups:
+        b = blocks(program, group) if group.order is not None else None
+        if b is not None and (sizes := block_sizes(program, b, target)):
+            found[b.sum] = sizes
+    return found
+
+
+def _block_sizes(p: Parameters, group: Group) -> BlockSizes | None:
+    """The chosen size of blocks of a recurrence, or None for none."""
+    for t in group.tensors:
+        if p.get(f"{t.name}.nb"):
+            return BlockSizes(p[f"{t.name}.nb"], p[f"{t.name}.mr"])
+    return None
 
 
 def _hole(
@@ -109,7 +139,9 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None]
     for group in cyclic:
-        s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+        sizes = _block_sizes(p, group)
+        blocked = s if sizes is None else try_step(s, lambda x, g=group, z=sizes: apply_recurrence(x, g, target, z))
+        s = blocked if blocked is not s else try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
     arranged = {t.name for g in cyclic for t in g.tensors}
     followers = set(plan.epilogues.values())
     first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}

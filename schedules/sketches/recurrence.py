@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.locate import stage_of
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Stmt, Store, buffers, children, stores, walk
+from tensordsl.schedules.loopnest import Alloc, For, If, Stmt, Store, buffers, children, stores, walk
 from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
+from tensordsl.schedules.sketches.blocked import BlockSizes, apply_blocks, blocks
 from tensordsl.schedules.sketches.sums import apply_sums, reads_along, step_along
 
 from tensordsl import expr
@@ -31,10 +32,13 @@ _SLICES = (1, 2, 3)
 _MOST_STATEMENTS = 96
 
 
-def apply_recurrence(s: Schedule, group: Group, target: Target) -> Schedule:
-    """The schedule with the loops and buffers of one cyclic group arranged."""
+def apply_recurrence(s: Schedule, group: Group, target: Target, sizes: BlockSizes | None = None) -> Schedule:
+    """The schedule with the loops and buffers of one cyclic group arranged, in blocks of a size if one is given."""
     names = [t.name for t in group.tensors]
-    for name in names:
+    found = blocks(s.program, group) if sizes is not None else None
+    if found is not None and sizes is not None:
+        s = apply_blocks(s, found, sizes)
+    for name in names if found is None else ():
         s = _store_inside(s, name)
     for name in names:
         s = _fold(s, name)
@@ -141,16 +145,14 @@ def _conditions(x: Stmt, c: Context) -> Iterator[Affine]:
 
 def _without_unread(s: Schedule, stages: set[str]) -> Schedule:
     """Nothing is computed that nobody reads: what a step leaves behind beside its results."""
-    loops = [
-        (stage_of(x.body, (*path, x)), x.var) for x, path in walk(s.nest.body)
+    found = [
+        (stage_of(x.body, (*path, x)), x.var, x.body.buffer) for x, path in walk(s.nest.body)
         if isinstance(x, For) and isinstance(x.body, Store) and not list(expr.reads(x.body.value))
     ]  # fmt: skip
-    for stage, loop in loops:
-        home = buffers(s.nest).get(stage)
-        if stage not in stages or home is None or home.scope == "external":
-            continue
-        left = s.drop(stage, loop)
-        s = left if keeps(left.nest, stage) else s
+    for stage, loop, buffer in found:
+        if stage in stages and buffer.scope in ("workspace", "stack"):
+            left = s.drop(stage, loop)
+            s = left if keeps(left.nest, buffer.name) else s
     return s
 
 

@@ -116,8 +116,9 @@ def _columns(s: Schedule, x: Sum, lanes: int) -> Schedule:
     s = s.reorder(x.stage, f"{j}.v", k, f"{j}.l")
     s = s.cache_write(x.stage, f"{j}.v", name=fresh(f"{x.stage}_acc", buffers(s.nest)))
     s = s.vectorize(x.stage, f"{j}.l")
-    if len(outer.hi) == 1 and (outer.hi[0] - outer.lo[0]).const % width or (outer.hi[0] - outer.lo[0]).terms:
-        left = outer.hi[0] - outer.lo[0] - Affine.of(f"{j}.v") * width
+    count = outer.hi[0] - outer.lo[0]
+    if len(outer.hi) == 1 and (count.terms or count.const % width):
+        left = count - Affine.of(f"{j}.v") * width
         s = s.specialize(x.stage, k, f"{left} >= {width}")
     return s
 
