@@ -171,6 +171,8 @@ def inlinable(program: Program) -> str | None:
         if any(r.source.name in overwritten for r in d.reads):
             continue
         readers = program.consumers(t.name)
+        if any(definition_of(c).order for c in readers) and any(_advances(r) for r in d.reads):
+            continue  # the results of recurrences on the way to other ones are combined once
         sites = [r for c in readers for r in definition_of(c).reads if r.source.name == t.name]
         work = cost(d.body)
         again = max((instances(c) / max(1, elements(t)) for c in readers), default=1.0)
@@ -185,6 +187,11 @@ def inlinable(program: Program) -> str | None:
         if again <= 1 and len({s.index for s in sites}) == 1 and len(readers) == 1:
             return t.name
     return None
+
+
+def _advances(r: Read) -> bool:
+    source = r.source
+    return isinstance(source, Tensor) and source.definition is not None and bool(source.definition.order)
 
 
 def affine_names(indices: tuple[Affine, ...]) -> set[str]:

@@ -65,7 +65,16 @@ def solve() -> td.Program:
     return td.Program([m, b], [x], "solve")
 
 
-PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread, solve)}
+def triangle() -> td.Program:
+    """A triangular matrix times another one, and a matrix times its transpose."""
+    a = td.placeholder((9, 9), name="a")
+    k = td.reduce_axis(9, "k")
+    y = td.compute((9, 9), lambda i, j: td.sum(a[i, k] * a[k, j], axis=k, where=i < k), name="y")
+    z = td.compute((9, 9), lambda i, j: td.sum(a[i, k] * a[j, k], axis=k), name="z")
+    return td.Program([a], [y, z], "triangle")
+
+
+PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread, solve, triangle)}
 
 
 def shared(s: S) -> S:
@@ -84,7 +93,11 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     ],
     "tile": [("chain", lambda s: s.tile("c", ["i", "j"], [4, 3]))],
     "fuse": [("chain", lambda s: s.fuse("y", "i", "j")), ("chain", lambda s: s.fuse("y", "i", "j", name="ij"))],
-    "reorder": [("chain", lambda s: s.reorder("c", "k", "j", "i")), ("chain", lambda s: s.reorder("y", "j", "i"))],
+    "reorder": [
+        ("chain", lambda s: s.reorder("c", "k", "j", "i")),
+        ("chain", lambda s: s.reorder("y", "j", "i")),
+        ("triangle", lambda s: s.split("y", "i", 4).reorder("y", "j", "i.o", "k", "i.i")),  # rows begin before their terms
+    ],
     "skew": [("scan", lambda s: s.skew("s", "i", "t")), ("scan", lambda s: s.skew("s", "i", "t", -2))],
     "peel": [
         ("chain", lambda s: s.peel("c", "i", "first")),
@@ -103,6 +116,11 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     "distribute": [
         ("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j")),
         ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="late")),
+    ],
+    "transform_layout": [
+        ("chain", lambda s: s.transform_layout("h", (1, 0))),
+        ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", name="wt").transform_layout("wt", [1, 0])),
+        ("solve", lambda s: s.transform_layout("x_sum", (0,))),
     ],
     "push": [("solve", lambda s: s.distribute("x_sum", "i", before="k").push("x_sum", "i", "k"))],
     "drop": [("solve", lambda s: s.partition("u", "i", "21", suffix="late").drop("u", "i.late"))],
@@ -126,8 +144,15 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     "cache_read": [
         ("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k")),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", pad=3, align=4, name="panel")),
+        ("triangle", lambda s: s.reorder("z", "i", "k", "j").cache_read("z", "a", "i", scope="stack", along="j")),
+        ("triangle", lambda s: s.cache_read("y", "a", "i", scope="stack", along="j")),  # as many rows as any i reads
     ],
-    "cache_write": [("chain", lambda s: s.split("c", "k", 4).reorder("c", "i", "k.o", "j", "k.i").cache_write("c", "k.o"))],
+    "cache_write": [
+        ("chain", lambda s: s.split("c", "k", 4).reorder("c", "i", "k.o", "j", "k.i").cache_write("c", "k.o")),
+        ("chain", lambda s: s.partition("c", "k", "4", suffix="l").distribute("c", "j", before="k.l")
+            .distribute("c", "i", before="k.l", suffix="l").cache_write("c", "i")),  # other loops add the rest
+        ("triangle", lambda s: s.split("y", "i", 4).reorder("y", "j", "i.o", "k", "i.i").cache_write("y", "i.o")),
+    ],
     "pack": [("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k").pack("w_r", "w"))],
     "slide": [("rows", lambda s: s.compute_at("h", "v", "i").slide("h", "i"))],
     "compute_inline": [("chain", lambda s: s.compute_inline("h"))],
@@ -225,6 +250,11 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("solve", lambda s: s.distribute("x_sum", "i", before="q"), "no statement after the first"),
         ("solve", lambda s: s.distribute("x_sum", "i", before="x"), "x_sum reads x, which does not hold the x it needs"),
     ],
+    "transform_layout": [
+        ("chain", lambda s: s.transform_layout("w", (1, 0)), "the kernel has no buffer 'w' of its own"),
+        ("chain", lambda s: s.transform_layout("h", (1, 1)), "is no permutation of the 2 dimensions"),
+        ("chain", lambda s: s.storage_align("h", 12).transform_layout("h", (1, 0)), "is padded or folded already"),
+    ],
     "push": [
         ("solve", lambda s: s.push("x_sum", "i", "k"), 'does not begin with loop "k"'),
         ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="l").partition("x_sum", "k.l", "3").push("x_sum", "i.l", "k.l"), "does not end at each iteration"),
@@ -279,6 +309,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.cache_read("c", "q", "i"), "there is no buffer 'q'"),
         ("chain", lambda s: s.cache_read("c", "w", "q"), 'no loop "q"'),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="heap"), "scope='heap'"),
+        ("triangle", lambda s: s.cache_read("z", "a", "i", along="q"), 'no loop "q"'),
         ("chain", lambda s: s.cache_read("c", "w", "i", name="x"), "the name 'x' is taken"),
         ("chain", lambda s: s.cache_read("c", "w", "i", name="a b"), "name='a b' is no name"),
         ("chain", lambda s: s.cache_read("c", "w", "i", pad=-1), "pad=-1 is less than 0"),

@@ -268,7 +268,7 @@ def _reorder_band(root: For, stage: str, order: Sequence[str], around: Context) 
                 for f in loops[:k]:
                     c = c.inside(f)
                 loops[k], loops[k + 1] = exchange(loops[k], loops[k + 1], c)
-    return _assemble(loops, init, body)
+    return _assemble(loops, init, body, chain)
 
 
 def _resolve(name: str, chain: Sequence[For], stage: str) -> str:
@@ -313,7 +313,8 @@ def _is_init(x: Stmt, stage: str) -> bool:
     return len(found) == 1 and found[0].instance.kind == "init" and found[0].instance.tensor == stage
 
 
-def _assemble(loops: Sequence[For], init: Store | None, body: Stmt) -> Stmt:
+def _assemble(loops: Sequence[For], init: Store | None, body: Stmt, before: Sequence[For]) -> Stmt:
+    """before: the loops in their old order, whose bounds the start keeps where the new ones depend on terms."""
     if init is None:
         for f in reversed(loops):
             body = replace(f, body=body)
@@ -328,7 +329,11 @@ def _assemble(loops: Sequence[For], init: Store | None, body: Stmt) -> Stmt:
     start: Stmt = init
     for k in range(len(loops) - 1, place, -1):
         if k not in reductions:
-            start = For(loops[k].var, loops[k].lo, loops[k].hi, start, loops[k].kind)
+            f = loops[k]
+            terms = {loops[r].var for r in reductions if place <= r < k}
+            if any(b.names() & terms for b in f.lo + f.hi):
+                f = next(g for g in before if g.var == f.var)
+            start = For(f.var, f.lo, f.hi, start, f.kind)
     guards = tuple(lo - Affine.of(loops[k].var) for k in reductions if k < place for lo in loops[k].lo)
     if guards:
         start = If(guards, start)

@@ -19,6 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.panels import WIDTHS, apply_panel, panels
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
@@ -66,6 +67,8 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         _hole(holes, default, f"{stage}.near", [0, 4, 16] if packable(t, tile) else [0], sizes.near)
     for stage in plan.partial:
         _hole(holes, default, f"{stage}.accumulators", [1, 2, 4, 8], 4)
+    for panel in panels(planned, target):
+        _hole(holes, default, f"{panel.reader}.panel", [0, *WIDTHS], WIDTHS[0])
     blocked = _blocked(planned, target)
     for stage, sizes_ in blocked.items():
         _hole(holes, default, f"{stage}.nb", [0, *(x.nb for x in sizes_)], sizes_[0].nb)
@@ -90,8 +93,8 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     plans = [replace(plan, epilogues={})] if plan.epilogues else []
     plans.append(replace(plan, tiles={}, epilogues={}))
     simpler = tuple(partial(build, program, x, default, target) for x in plans)
-    if blocked:
-        whole = default | {f"{stage}.nb": 0 for stage in blocked}
+    if large := [h for h in holes if h.endswith((".nb", ".panel"))]:
+        whole = default | dict.fromkeys(large, 0)
         simpler = (partial(build, program, plan, whole, target), *simpler)
     return [Sketch("fused", holes, default, allowed, lambda p: build(program, plan, p, target), simpler)]
 
@@ -137,12 +140,20 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
+    arranged: set[str] = set()
+    for panel in panels(s.program, target):
+        vectors = p.get(f"{panel.reader}.panel", 0)
+        done = try_step(s, lambda x, f=panel, v=vectors: apply_panel(x, f, v, target)) if vectors else s
+        arranged |= {panel.reader, *panel.recurrences} if done is not s else set()
+        s = done
     cyclic = [g for g in s.program.groups if g.order is not None]
     for group in cyclic:
+        if group.tensors[0].name in arranged:
+            continue
         sizes = _block_sizes(p, group)
         blocked = s if sizes is None else try_step(s, lambda x, g=group, z=sizes: apply_recurrence(x, g, target, z))
         s = blocked if blocked is not s else try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged = {t.name for g in cyclic for t in g.tensors}
+    arranged |= {t.name for g in cyclic for t in g.tensors}
     followers = set(plan.epilogues.values())
     first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
     for t in s.program.tensors:

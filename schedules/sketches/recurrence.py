@@ -42,7 +42,7 @@ def apply_recurrence(s: Schedule, group: Group, target: Target, sizes: BlockSize
         s = _store_inside(s, name)
     for name in names:
         s = _fold(s, name)
-    s = _cut(s, set(names))
+    s = cut_ranges(s, set(names))
     s = _without_unread(s, set(names))
     s = apply_sums(s, set(names), target)
     return _vectorize(s, set(names), target)
@@ -92,7 +92,7 @@ def _fold(s: Schedule, name: str) -> Schedule:
 # ---------------------------------------------------------------- conditions
 
 
-def _cut(s: Schedule, stages: set[str]) -> Schedule:
+def cut_ranges(s: Schedule, stages: set[str]) -> Schedule:
     """Cut ranges until no condition on the indices is left in the loops, the outermost range first."""
     count = 0
     tried: set[tuple[str, Affine]] = set()
@@ -161,7 +161,7 @@ def _without_unread(s: Schedule, stages: set[str]) -> Schedule:
 
 def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
     """Innermost loops of pointwise statements with neighbouring accesses become vectors."""
-    analysis = Analysis(s.nest)
+    analysis = None
     chosen = []
     for x, path in walk(s.nest.body):
         if not isinstance(x, For) or x.kind != "serial" or any(isinstance(y, For) for y, _ in walk(x.body)):
@@ -171,7 +171,10 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if any(isinstance(y, (Alloc, If)) for y, _ in walk(x.body)):
             continue
-        if all(_neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
+        if not all(_neighbours(st, x.var) for st, _ in inside):
+            continue
+        analysis = analysis or Analysis(s.nest)
+        if analysis.freedom(x).exact:
             lanes = min(target.lanes(st.buffer.dtype) for st, _ in inside)
             varies = len(x.lo) == len(x.hi) == 1 and bool((x.hi[0] - x.lo[0]).terms)
             chosen.append((stage_of(inside[0][0], (*path, x)), x.var, None if varies else lanes))
