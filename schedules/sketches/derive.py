@@ -19,6 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.one_pass import share_rows
 from tensordsl.schedules.sketches.panels import WIDTHS, apply_panel, panels
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
@@ -172,6 +173,9 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
     for stage, other in plan.jammed:
         axis = definition_of(s.program[stage]).axes[0].name
         s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
+    for stage, tile in plan.tiles.items():
+        if tile.row is None and len(target.caches) > 1:
+            s = share_rows(s, stage, tile.main, target.caches[1])
     return s
 
 
