@@ -79,11 +79,12 @@ def _constant_size(f: For, c: Context | None) -> tuple[Affine, int]:
             size = hi - lo
             if not size.terms and (best is None or size.const < best[1]):
                 best = (lo, size.const)
-    for lo in f.lo if best is None and c is not None else ():
-        for hi in f.hi:
-            most = c.maximum(hi - lo)
-            if most is not None and (best is None or most < best[1]):
-                best = (lo, most)
+    if best is None and c is not None:
+        for lo in f.lo:
+            for hi in f.hi:
+                most = c.maximum(hi - lo)
+                if most is not None and (best is None or most < best[1]):
+                    best = (lo, most)
     if best is None:
         raise NoBox(f"loop {f.var} has no constant number of iterations")
     return best

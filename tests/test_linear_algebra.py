@@ -12,10 +12,12 @@ from tensordsl.autotune.driver import kernel_of
 from tensordsl.codegen.c.printer import to_c
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
+from tensordsl.schedules.plan import make_plan
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import sketches
 from tensordsl.schedules.sketches.blocked import BlockSizes, apply_blocks, block_sizes, blocks
 from tensordsl.schedules.sketches.panels import panels
+from tensordsl.schedules.sketches.triangular import Triangle, triangle
 
 import tensordsl as td
 from tensordsl.dtypes import float64
@@ -163,9 +165,38 @@ def test_a_triangular_product_stays_in_registers() -> None:
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", ["syrk", "syr2k"])
-def test_a_matrix_times_its_transpose_is_packed(name: str) -> None:
-    """The operand whose columns are lanes is transposed once, though it is the broadcast operand too."""
-    s = default_schedule(polybench.KERNELS[name](40, 50), target("native"))
+@pytest.mark.parametrize("sizes", [(40, 50), (17, 53), (9, 72)], ids=str)
+def test_half_a_product(name: str, sizes: tuple[int, int]) -> None:
+    """Tiles beyond the diagonal are skipped, and what the columns read in strides is transposed once."""
+    s = default_schedule(polybench.KERNELS[name](*sizes), target("native"))
     if target("native").lanes(float64) > 1:
-        assert sum(step.name == "pack" for step in s.trace) == (1 if name == "syrk" else 2)
-    check(name, (40, 50), s, compiled=True)
+        assert sum(step.name == "transform_layout" for step in s.trace) == (1 if name == "syrk" else 2)
+        assert any(step.name == "drop" for step in s.trace)
+    check(name, sizes, s, compiled=True)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("below", [True, False])
+@pytest.mark.parametrize("distance", [-9, -1, 0, 3, 40])
+def test_any_triangle(below: bool, distance: int) -> None:
+    """On, above and below the diagonal, by any distance, in C."""
+    a, c = td.placeholder((31, 20), name="a", dtype="float64"), td.placeholder((31, 31), name="c", dtype="float64")
+    k = td.reduce_axis(20, "k")
+
+    def element(i: td.Expr, j: td.Expr) -> td.Expr:
+        inside = (j <= i + distance) if below else (i <= j + distance)
+        return td.select(inside, 2.0 * td.sum(a[i, k] * a[j, k], axis=k) + c[i, j], c[i, j])
+
+    s = default_schedule(td.Program([a, c], [td.compute((31, 31), element, "y")], "half"), target("native"))
+    rng = np.random.default_rng(3)
+    x, z = rng.standard_normal((31, 20)), rng.standard_normal((31, 31))
+    i, j = np.indices((31, 31))
+    inside = (j <= i + distance) if below else (i <= j + distance)
+    np.testing.assert_allclose(kernel_of(s)(x, z), np.where(inside, 2.0 * x @ x.T + z, z), rtol=0, atol=1e-12)
+
+
+def test_whole_products_are_no_triangles() -> None:
+    plan, program = make_plan(polybench.gemm(30, 30, 30), AVX512)
+    assert [triangle(program, n, plan.tiles[n], e) for n, e in plan.epilogues.items()] == [None]
+    plan, program = make_plan(polybench.syrk(30, 30), AVX512)
+    assert [triangle(program, n, plan.tiles[n], e) for n, e in plan.epilogues.items()] == [Triangle(True, 0)]

@@ -158,7 +158,7 @@ def _transposed(s: Schedule, b: Blocks, source: str, at: str, along: str) -> Sch
     name = fresh(f"{source}_t", buffers(s.nest))
     home = s.program.inplace.get(source, source)
     s = s.cache_read(b.sum, home, at, scope="workspace", name=name, along=along)
-    return s.transform_layout(name, (1, 0))
+    return s.transform_layout(name, (1, 0)).reorder(name, f"{name}.1", f"{name}.0")
 
 
 def _inside(s: Schedule, b: Blocks, outer: str, rows: str, columns: str, k: str) -> Schedule:

@@ -24,6 +24,7 @@ from tensordsl.schedules.sketches.panels import WIDTHS, apply_panel, panels
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
+from tensordsl.schedules.sketches.triangular import apply_triangle, triangle
 
 from tensordsl.causality import Group
 from tensordsl.program import Program
@@ -185,6 +186,11 @@ def _tile(s: Schedule, stage: str, plan: Plan, p: Parameters, target: Target) ->
         bool(p[f"{stage}.packed"]), bool(p[f"{stage}.ahead"]), p[f"{stage}.near"],
     )  # fmt: skip
     tile, epilogue = plan.tiles[stage], plan.epilogues.get(stage)
+    half = triangle(s.program, stage, tile, epilogue) if epilogue is not None else None
+    if half is not None and epilogue is not None:
+        halved = try_step(s, lambda x: apply_triangle(x, stage, tile, sizes, target, epilogue, half))
+        if halved is not s:
+            return halved
     tiled = try_step(s, lambda x: apply_tile(x, stage, tile, sizes, target, epilogue))
     if tiled is not s:
         return tiled

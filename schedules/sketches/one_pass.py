@@ -18,7 +18,7 @@ from tensordsl import expr
 from tensordsl.affine import Affine
 
 #: A stage, its loop over rows, whether it comes before the product, rows of a block of the product.
-Shared = tuple[str, str, str, int]
+Shared = tuple[str, str, bool, int]
 
 
 def share_rows(s: Schedule, stage: str, axis: str, large: int) -> Schedule:

@@ -161,8 +161,8 @@ def _without_unread(s: Schedule, stages: set[str]) -> Schedule:
 
 def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
     """Innermost loops of pointwise statements with neighbouring accesses become vectors."""
-    analysis = None
-    chosen = []
+    analysis: Analysis | None = None
+    chosen: list[tuple[str, str, int | None]] = []
     for x, path in walk(s.nest.body):
         if not isinstance(x, For) or x.kind != "serial" or any(isinstance(y, For) for y, _ in walk(x.body)):
             continue
