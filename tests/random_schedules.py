@@ -206,6 +206,14 @@ def _partition(r: Steps, s: Schedule) -> Drawn:
     return (stage, [*loops, "none"][k], f"{outer} + {r.rng.randint(0, 3)}" if outer else str(r.rng.randint(0, 9))), {}
 
 
+def _transform_layout(r: Steps, s: Schedule) -> Drawn:
+    name = r.local(s)
+    known = buffers(s.nest)
+    order = list(range(len(known[name].shape) if name in known else 2))
+    r.rng.shuffle(order)
+    return (name, order), {}
+
+
 def _store_at(r: Steps, s: Schedule) -> Drawn:
     name = r.local(s)
     used = [
@@ -288,6 +296,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "reciprocal": lambda r, s: ((r.stage(s),), {}),
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
     "store_at": _store_at,
+    "transform_layout": _transform_layout,
     "storage_align": lambda r, s: ((r.local(s), r.rng.choice((8, 16, 17, 40))), {}),
     "fold": lambda r, s: ((r.local(s), r.rng.randrange(2), r.rng.choice((1, 2, 3, 4))), {}),
     "outline": _plain,
@@ -319,6 +328,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "decompose_reduction",
         "fold",
         "store_at",
+        "transform_layout",
         "set_scope",
         "storage_align",
     ),
