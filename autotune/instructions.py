@@ -16,7 +16,7 @@ import numpy as np
 from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Outline, Seq, Stmt, Store
 
 from tensordsl import expr
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Datum
 from tensordsl.expr import Expr, Index, Op, Read
 
 _SAMPLES = 16  # points per nest at which bounds are evaluated
@@ -293,6 +293,8 @@ def _values(a: Affine, values: Mapping[str, Samples]) -> Samples:
     for atom, c in a.terms:
         if isinstance(atom, str):
             total = total + c * values.get(atom, np.zeros(_SAMPLES))
+        elif isinstance(atom, Datum):
+            total = total + c * (atom.low + atom.high) / 2
         else:
             x = _values(atom.argument, values)
             total = total + c * (np.floor(x / atom.by) if atom.kind == "div" else np.mod(x, atom.by))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tensordsl import expr
 from tensordsl.affine import Affine
-from tensordsl.expr import Expr, Op, Read
+from tensordsl.data_index import affine_value
+from tensordsl.expr import Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 
@@ -63,7 +65,7 @@ def stride(r: Read, axis: str) -> int | None:
     """Elements between the reads of neighbouring values of an axis; None: not constant."""
     total = 0
     for i, step in zip(r.index, tensor_strides(r.source.shape)):
-        if any(axis in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
+        if any(axis in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
             return None
         total += i.coefficient(axis) * step
     return total
@@ -126,9 +128,12 @@ def register_tile(t: Tensor) -> Tile | None:
     ]  # fmt: skip
     if strided and not _reused(d, strided):
         return None  # a row reduction: the reduction axis itself is the one to vectorise
+    ragged = decided_by_data(d)
+    if vector in ragged:
+        return None
     rows = [
         a.name for a in d.axes[:-1]
-        if a.extent > 1 and any(not depends(r, a.name) for r in streams)
+        if a.extent > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
         and all(stride(r, a.name) is not None for r in reads)
         and any(depends(r, a.name) for r in reads)
     ]  # fmt: skip
@@ -170,6 +175,8 @@ def inlinable(program: Program) -> str | None:
             continue
         if any(r.source.name in overwritten for r in d.reads):
             continue
+        if affine_value(d.body) is None and read_in_index(program, t.name):
+            continue
         readers = program.consumers(t.name)
         if any(definition_of(c).order for c in readers) and any(_advances(r) for r in d.reads):
             continue  # the results of recurrences on the way to other ones are combined once
@@ -192,6 +199,41 @@ def inlinable(program: Program) -> str | None:
 def _advances(r: Read) -> bool:
     source = r.source
     return isinstance(source, Tensor) and source.definition is not None and bool(source.definition.order)
+
+
+def decided_by_data(d: Definition) -> frozenset[str]:
+    """The axes of a reduction that occur in conditions on numbers read from memory."""
+    if d.reducer is None:
+        return frozenset()
+    conditions = expr.terms_where(d.body, d.reducer)
+    return frozenset[str]().union(*(c.names() for c in conditions if any(True for _ in c.data())))
+
+
+def destination(t: Tensor) -> tuple[str, Affine] | None:
+    """The axis of a reduction that its terms determine, and the index read from memory that it equals."""
+    d = definition_of(t)
+    if d.reducer is None or d.order:
+        return None
+    conditions = expr.terms_where(d.body, d.reducer)
+    for a in reversed(d.axes):
+        for c in conditions:
+            index = c + Affine.of(a.name)
+            if c.coefficient(a.name) == -1 and -c in conditions and a.name not in index.names():
+                return (a.name, index) if any(True for _ in index.data()) else None
+    return None
+
+
+def read_in_index(program: Program, name: str) -> bool:
+    """Is an element of a tensor used as an index?"""
+    return any(x.source.name == name for t in program.tensors for i in _indices(definition_of(t)) for x in i.data())
+
+
+def _indices(d: Definition) -> Iterator[Affine]:
+    for e in expr.walk(d.body):
+        if isinstance(e, Read):
+            yield from e.index
+        elif isinstance(e, Index):
+            yield e.affine
 
 
 def affine_names(indices: tuple[Affine, ...]) -> set[str]:

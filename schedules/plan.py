@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import (
     Tile,
+    decided_by_data,
     definition_of,
     elements,
     identity_dims,
@@ -21,6 +22,7 @@ from tensordsl.schedules.analysis import (
     tensor_names,
 )  # fmt: skip
 from tensordsl.schedules.locate import fresh
+from tensordsl.schedules.sketches.data import scatters
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -84,10 +86,11 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         if t.name not in cyclic and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, inverse_name(program, t.name))
-    tiles = {t.name: x for t in program.tensors if t.name not in cyclic and (x := _tile(t)) is not None}
+    apart = cyclic | {t.name for t in program.tensors if scatters(t)}
+    tiles = {t.name: x for t in program.tensors if t.name not in apart and (x := _tile(t)) is not None}
     partial = {}
     for t in program.tensors:
-        axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)
+        axis = None if t.name in tiles or t.name in apart else _reduction_vector_axis(t)
         if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= target.lanes(
             t.dtype
         ):
@@ -129,7 +132,10 @@ def lanes_name(program: Program, stage: str) -> str:
 def _reduction_vector_axis(t: Tensor) -> str | None:
     """The reduction axis along which every read is contiguous or constant, or None."""
     d = definition_of(t)
+    ragged = decided_by_data(d)
     for a in reversed(d.reduce_axes):
+        if a.name in ragged:
+            continue
         steps = [stride(r, a.name) for r in d.reads]
         if all(x in (0, 1) for x in steps) and 1 in steps:
             return a.name
@@ -239,8 +245,7 @@ def _placements(
         root = place.consumer
         root_of[t.name], depth[t.name] = root, place.depth
         outer = [a.name for a in definition_of(program[root]).axes][: place.depth]
-        site = next(r for c in readers for r in definition_of(c).reads if r.source.name == t.name)
-        reader = next(c for c in readers if any(r is site for r in definition_of(c).reads))
+        reader, site = next((c, r) for c in readers for r in definition_of(c).reads if r.source.name == t.name)
         dims = {k: shared[reader.name][a] for a, k in identity_dims(site).items() if a in shared[reader.name]}
         shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
         result.append(place)

@@ -34,8 +34,8 @@ def span(index: Affine, inner: Sequence[For], around: Context | None = None) -> 
     base, last, ends = index, index, [index]
     for f in reversed(inner):
         c = base.coefficient(f.var)
-        if any(f.var in a.names() for a, _ in _quasis(index)):
-            raise NoBox(f"index {index} divides loop {f.var}")
+        if any(f.var in a.names() for a, _ in index.terms if not isinstance(a, str)):
+            raise NoBox(f"index {index} divides loop {f.var}, or reads memory at it")
         sizes = [e.coefficient(f.var) for e in ends]
         ends = [x for e, k in zip(ends, sizes) for x in _extremes(e, f, k)]
         if not c and not last.coefficient(f.var):
@@ -56,10 +56,6 @@ def _extremes(end: Affine, f: For, coefficient: int) -> list[Affine]:
     if not coefficient:
         return [end]
     return [end.substitute({f.var: h - 1}) for h in f.hi] if coefficient > 0 else [end.substitute({f.var: f.lo[0]})]
-
-
-def _quasis(a: Affine) -> list[tuple[Affine, int]]:
-    return [(atom.argument, c) for atom, c in a.terms if not isinstance(atom, str)]
 
 
 def _inside(around: Context, inner: Sequence[For], f: For) -> Context:

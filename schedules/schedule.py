@@ -36,6 +36,7 @@ FAMILIES = (
     "caches",
     "sliding",
     "definitions",
+    "scattering",
     "streaming",
     "storage",
     "hints",

@@ -28,6 +28,7 @@ from tensordsl.expr import Expr as Expr
 from tensordsl.functions import abs as abs
 from tensordsl.functions import cast as cast
 from tensordsl.functions import ceil as ceil
+from tensordsl.functions import clip as clip
 from tensordsl.functions import cos as cos
 from tensordsl.functions import equal as equal
 from tensordsl.functions import erf as erf
@@ -53,6 +54,7 @@ from tensordsl.functions import square as square
 from tensordsl.functions import sum as sum
 from tensordsl.functions import tanh as tanh
 from tensordsl.functions import where as where
+from tensordsl.gather import take_along_axis as take_along_axis
 from tensordsl.interpreter import error_bound as error_bound
 from tensordsl.interpreter import interpret as interpret
 from tensordsl.interpreter import random_inputs as random_inputs

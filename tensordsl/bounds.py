@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Interval, Quasi, interval
+from tensordsl.affine import Affine, Interval, Quasi, interval, without_data
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr, Read
+from tensordsl.expr import Expr, Index, Read
 from tensordsl.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
             return
         seen.add((id(e), given))
         if isinstance(e, Read):
-            found.append((e, given))
+            found.extend((r, given) for r in (*expr.data_reads(e.index, e.location), e))
             return
+        if isinstance(e, Index):
+            found.extend((r, given) for r in expr.data_reads((e.affine,)))
         for child, facts in expr.guarded_children(e, given):
             go(child, facts)
 
@@ -61,6 +63,7 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
     Intervals of the conditions and of their sums, then corners, then elimination of the variables, then,
     on small domains, every point.
     """
+    conditions, ranges = without_data(conditions, ranges)
     if _excluded(conditions, ranges):
         return Answer(False)
     names = sorted(frozenset[str]().union(*(c.names() for c in conditions)))
@@ -135,7 +138,7 @@ def _enumerate(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) 
                 inner = value(atom.argument)
                 total = total + coefficient * (inner // atom.by if atom.kind == "div" else inner % atom.by)
             else:
-                total = total + coefficient * axes[atom]
+                total = total + coefficient * axes[str(atom)]
         return total
 
     holds: Array = np.full((1,) * len(sides), True)
@@ -175,5 +178,7 @@ def check(tensor: Tensor) -> None:
                         f"{index.evaluate(found.point)} is outside 0..{size - 1}",
                         location=read.location,
                         counterexample=str(found),
-                        hint="guard the read with td.select, or change the shape",
+                        hint="guard the read with td.select, clamp the index with td.clip, or change the shape"
+                        if any(True for _ in index.data())
+                        else "guard the read with td.select, or change the shape",
                     )

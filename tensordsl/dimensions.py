@@ -45,6 +45,11 @@ def extent(value: Extent) -> int:
     return size
 
 
+def bound(value: str) -> int:
+    """One end of a range of values: any integer, in the dimensions of the operator being bound."""
+    return _evaluate(parse(value), value, DIMENSIONS.get())
+
+
 def sizes(shape: Extent | Sequence[Extent]) -> tuple[int, ...]:
     """A shape as integers; a single extent is a shape of rank 1."""
     if not isinstance(shape, (tuple, list)):

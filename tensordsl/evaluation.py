@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensordsl.affine import Affine, Interval, Quasi, interval
+from tensordsl.affine import Affine, Datum, Interval, Quasi, interval
 from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
 from tensordsl.causality import Group
 from tensordsl.contraction import contraction
@@ -46,10 +46,10 @@ class Value:
 
 
 class Frame:
-    """A box of index points: one dimension per axis."""
+    """A box of index points: one dimension per axis.  cells: the tensors that indices may read."""
 
-    def __init__(self, names: Sequence[str], box: Box) -> None:
-        self.names, self.box = tuple(names), box
+    def __init__(self, names: Sequence[str], box: Box, cells: Mapping[str, Value]) -> None:
+        self.names, self.box, self.cells = tuple(names), box, cells
         self.shape = tuple(hi - lo for lo, hi in box)
         self.ranges: dict[str, Interval] = {n: (lo, hi - 1) for n, (lo, hi) in zip(names, box)}
         self.memo: dict[tuple[int, int], Value] = {}
@@ -72,10 +72,32 @@ class Frame:
             if isinstance(atom, Quasi):
                 inner = self.affine(atom.argument)
                 part = inner // atom.by if atom.kind == "div" else inner % atom.by
+            elif isinstance(atom, Datum):
+                part = self.datum(atom)
             else:
                 part = self.axis(atom)
             total = total + coefficient * part
         return total
+
+    def datum(self, d: Datum) -> Array:
+        """The integers that an index reads.  Where it reads outside, nobody needs them (see bounds.py)."""
+        shape = d.source.shape
+        if not all(shape):
+            return np.zeros((1,) * len(self.box), np.int64)
+        at = tuple(np.clip(self.affine(i), 0, size - 1) for i, size in zip(d.index, shape))
+        cells = self.cells[d.source.name].value
+        return (cells[at] if at else cells.reshape((1,) * len(self.box))).astype(np.int64)
+
+    def doubtful(self, index: Sequence[Affine]) -> Array | None:
+        """Where a kernel may find another integer in an index, because a float decided it."""
+        found: Array | None = None
+        for d in (d for i in index for d in i.data()):
+            error = self.cells[d.source.name].error
+            if error is not None and error.any():
+                at = tuple(np.clip(self.affine(i), 0, size - 1) for i, size in zip(d.index, d.source.shape))
+                here = (error > 0)[at]
+                found = here if found is None else found | here
+        return found
 
     def view(self, index: tuple[Affine, ...], shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
         """How to see the elements at an index as a strided view, or None where that is impossible."""
@@ -87,7 +109,7 @@ class Frame:
                 return None
             first = a.const
             for atom, coefficient in a.terms:
-                if isinstance(atom, Quasi):
+                if not isinstance(atom, str):
                     return None
                 first += coefficient * self.box[self.names.index(atom)][0]
                 steps.setdefault(atom, [0] * len(index))[d] = coefficient
@@ -159,7 +181,7 @@ class Evaluator:
             return
         names = [a.name for a in d.axes]
         for box in boxes(region):
-            value = self._evaluate(t, d.body, Frame(names, box))
+            value = self._evaluate(t, d.body, Frame(names, box, self.cells))
             self._store(t, box, value)
 
     def _reduce(self, t: Tensor, region: Box) -> None:
@@ -169,7 +191,7 @@ class Evaluator:
         total = Accumulator(t, tuple(hi - lo for lo, hi in region), self.precision, self.rules)
         plan = contraction(d, domain)
         for box in boxes(domain) if plan is None else plan.boxes():
-            frame = Frame(names, box)
+            frame = Frame(names, box, self.cells)
             part = tuple(slice(lo - start, hi - start) for (lo, hi), (start, _) in zip(box, region))
             if plan is None:
                 total.add(part, frame.shape, self._evaluate(t, d.body, frame))
@@ -245,7 +267,11 @@ class Evaluator:
             if not all(shape):
                 return Value(np.zeros((1,) * len(frame.shape), cells.value.dtype))
             index = [np.clip(at, 0, size - 1) for at, size in zip(index, shape)]
-        return cells.map(lambda array: array[tuple(index)])
+        found = cells.map(lambda array: array[tuple(index)])
+        doubtful = None if self.rules is None else frame.doubtful(r.index)
+        if doubtful is None:
+            return found
+        return Value(found.value, np.where(doubtful, np.inf, 0.0 if found.error is None else found.error))
 
     def _select(self, e: Op, frame: Frame, mask: Array | None) -> Value:
         condition = self.value(e.args[0], frame, mask)

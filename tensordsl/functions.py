@@ -104,6 +104,11 @@ equal = _binary("equal", "eq", "x == y as a condition (== itself compares tensor
 not_equal = _binary("not_equal", "ne", "x != y as a condition.")
 
 
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """The nearest number in ``low..high`` (both included): ``minimum(maximum(x, low), high)``."""
+    return minimum(maximum(x, low), high)
+
+
 # ---------------------------------------------------------------- choices and types
 
 

@@ -30,14 +30,24 @@ _FORM = 'as in "x: float32[M, K], alpha: float32"'
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An input of an operator: shape holds sizes as written, such as "M" or "H + 2"."""
+    """An input of an operator: shape holds sizes as written, such as "M" or "H + 2".
+
+    values: the ends of the range of its elements as written, one (from 0) or two; () where none is stated.
+    """
 
     name: str
     dtype: DType
     shape: tuple[str, ...]
+    values: tuple[str, ...] = ()
+
+    def tensor(self) -> Tensor:
+        """The input with the sizes of the operator being bound."""
+        values = range(*map(dimensions.bound, self.values)) if self.values else None
+        return placeholder(self.shape, self.dtype, self.name, values=values)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}]" if self.shape else "")
+        text = f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}]" if self.shape else "")
+        return text + (f" in range({', '.join(self.values)})" if self.values else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +68,8 @@ class Operator:
     @property
     def dims(self) -> tuple[str, ...]:
         """The dimensions in order of first appearance: the order of the C interface."""
-        found = [n for p in self.parameters for s in p.shape for n in dimensions.names(dimensions.parse(s))]
+        sizes = [s for p in self.parameters for s in (*p.shape, *p.values)]
+        found = [n for s in sizes for n in dimensions.names(dimensions.parse(s))]
         return tuple(dict.fromkeys(found))
 
     def bind(self, **sizes: int) -> Program:
@@ -81,7 +92,7 @@ class Operator:
         bound = {n: extent(sizes[n]) for n in self.dims}
         token = DIMENSIONS.set(bound)
         try:
-            inputs = [placeholder(p.shape, p.dtype, p.name) for p in self.parameters]
+            inputs = [p.tensor() for p in self.parameters]
             outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
@@ -148,7 +159,8 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
     """Makes an operator of a function of tensors.
 
     signature: a type for each parameter, ``"x: float32[M, K], alpha: float32"``; a type without a
-        shape is a run-time scalar; sizes may be expressions such as ``H + 2``.
+        shape is a run-time scalar; sizes may be expressions such as ``H + 2``; what integers lie in is
+        stated by ``token: int32[N] in range(V)``.
     inplace: output name -> input name whose memory it takes over.
     Raises ProgramError where the signature is malformed or does not fit the function.
     """
@@ -170,15 +182,18 @@ def _parameters(signature: str) -> list[Parameter]:
     result: list[Parameter] = []
     for part in _split(signature):
         name, colon, kind = (s.strip() for s in part.partition(":"))
+        kind, stated, values = (s.strip() for s in kind.partition(" in range("))
         dtype, bracket, rest = kind.partition("[")
-        if not colon or not name.isidentifier() or (bracket and not rest.endswith("]")):
+        ends = tuple(s.strip() for s in _split(values[:-1])) if stated else ()
+        malformed = (bracket and not rest.endswith("]")) or (stated and (values[-1:] != ")" or not 0 < len(ends) < 3))
+        if not colon or not name.isidentifier() or malformed:
             raise ProgramError(f"{part.strip()!r} is not a parameter of an operator", hint=_FORM)
         if name in [p.name for p in result]:
             raise ProgramError(f"two parameters are named {name!r}")
         shape = tuple(s.strip() for s in _split(rest[:-1])) if rest[:-1].strip() else ()
-        for size in shape:
+        for size in (*shape, *ends):
             dimensions.parse(size)
-        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape))
+        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape, ends))
     return result
 
 

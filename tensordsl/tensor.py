@@ -8,16 +8,19 @@ inside a larger expression becomes a tensor of its own, so a definition is alway
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Union, overload
+from typing import Any, Union
 
 from tensordsl import dtypes, expr
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Datum
+from tensordsl.data_index import Pending, subscript
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
+from tensordsl.ranges import Range, known_range, type_range, value_range
+from tensordsl.tensor_operators import TensorOperators
 
 __all__ = [
     "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
@@ -88,7 +91,7 @@ class Definition:
 
 
 @dataclass(eq=False, slots=True)
-class Tensor:
+class Tensor(TensorOperators):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -101,6 +104,8 @@ class Tensor:
     definition: Definition | None = None
     named: bool = True  # False: the name was made up and may be changed freely
     location: Location | None = field(default=None, repr=False)
+    values: Range | None = None  # what the elements are known to lie in, both ends included
+    stated: bool = False  # the caller promises these values: a kernel checks them when it is called
 
     __array_ufunc__ = None  # numpy arrays give way to our operators
 
@@ -130,125 +135,6 @@ class Tensor:
         from tensordsl import array
 
         return array.getitem(self, index)
-
-    # numpy's operators build new tensors; the one home of their meaning is array.py
-
-    def _binary(self, name: str, left: Any, right: Any) -> Any:
-        from tensordsl import array
-
-        return array.binary(name, left, right)
-
-    @overload
-    def __add__(self, o: Expr) -> Expr: ...
-    @overload
-    def __add__(self, o: Tensor | float) -> Tensor: ...
-    def __add__(self, o: Any) -> Any:
-        return self._binary("add", self, o)
-
-    def __radd__(self, o: float) -> Tensor:
-        return self._binary("add", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __sub__(self, o: Expr) -> Expr: ...
-    @overload
-    def __sub__(self, o: Tensor | float) -> Tensor: ...
-    def __sub__(self, o: Any) -> Any:
-        return self._binary("sub", self, o)
-
-    def __rsub__(self, o: float) -> Tensor:
-        return self._binary("sub", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __mul__(self, o: Expr) -> Expr: ...
-    @overload
-    def __mul__(self, o: Tensor | float) -> Tensor: ...
-    def __mul__(self, o: Any) -> Any:
-        return self._binary("mul", self, o)
-
-    def __rmul__(self, o: float) -> Tensor:
-        return self._binary("mul", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __truediv__(self, o: Expr) -> Expr: ...
-    @overload
-    def __truediv__(self, o: Tensor | float) -> Tensor: ...
-    def __truediv__(self, o: Any) -> Any:
-        return self._binary("div", self, o)
-
-    def __rtruediv__(self, o: float) -> Tensor:
-        return self._binary("div", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __floordiv__(self, o: Expr) -> Expr: ...
-    @overload
-    def __floordiv__(self, o: Tensor | float) -> Tensor: ...
-    def __floordiv__(self, o: Any) -> Any:
-        return self._binary("floordiv", self, o)
-
-    def __rfloordiv__(self, o: float) -> Tensor:
-        return self._binary("floordiv", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __mod__(self, o: Expr) -> Expr: ...
-    @overload
-    def __mod__(self, o: Tensor | float) -> Tensor: ...
-    def __mod__(self, o: Any) -> Any:
-        return self._binary("mod", self, o)
-
-    def __rmod__(self, o: float) -> Tensor:
-        return self._binary("mod", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __pow__(self, o: Expr) -> Expr: ...
-    @overload
-    def __pow__(self, o: Tensor | float) -> Tensor: ...
-    def __pow__(self, o: Any) -> Any:
-        return self._binary("pow", self, o)
-
-    def __rpow__(self, o: float) -> Tensor:
-        return self._binary("pow", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __lt__(self, o: Expr) -> Expr: ...
-    @overload
-    def __lt__(self, o: Tensor | float) -> Tensor: ...
-    def __lt__(self, o: Any) -> Any:
-        return self._binary("lt", self, o)
-
-    @overload
-    def __le__(self, o: Expr) -> Expr: ...
-    @overload
-    def __le__(self, o: Tensor | float) -> Tensor: ...
-    def __le__(self, o: Any) -> Any:
-        return self._binary("le", self, o)
-
-    @overload
-    def __gt__(self, o: Expr) -> Expr: ...
-    @overload
-    def __gt__(self, o: Tensor | float) -> Tensor: ...
-    def __gt__(self, o: Any) -> Any:
-        return self._binary("gt", self, o)
-
-    @overload
-    def __ge__(self, o: Expr) -> Expr: ...
-    @overload
-    def __ge__(self, o: Tensor | float) -> Tensor: ...
-    def __ge__(self, o: Any) -> Any:
-        return self._binary("ge", self, o)
-
-    @overload
-    def __and__(self, o: Expr) -> Expr: ...
-    @overload
-    def __and__(self, o: Tensor | float) -> Tensor: ...
-    def __and__(self, o: Any) -> Any:
-        return self._binary("and", self, o)
-
-    @overload
-    def __or__(self, o: Expr) -> Expr: ...
-    @overload
-    def __or__(self, o: Tensor | float) -> Tensor: ...
-    def __or__(self, o: Any) -> Any:
-        return self._binary("or", self, o)
 
     def __matmul__(self, o: Tensor) -> Tensor:
         from tensordsl import array
@@ -318,7 +204,8 @@ class Tensor:
         return array.mean(self, axis, keepdims)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        stated = f" in {self.values[0]}..{self.values[1]}" if self.stated and self.values is not None else ""
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{stated}"
 
 
 def _is_integer(value: object) -> bool:
@@ -327,12 +214,7 @@ def _is_integer(value: object) -> bool:
 
 def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
     if isinstance(value, Expr):
-        if isinstance(value, Index):
-            return value.affine
-        raise ProgramError(
-            f"index {value} of {tensor.name} (dimension {d}) is not affine in the axes",
-            hint="indices are sums of axes times integers, with // and % by positive integers",
-        )
+        return subscript(value, f"{tensor.name} (dimension {d})", user_location())
     number = value.__index__()
     return Affine((), number + tensor.shape[d] if number < 0 else number)
 
@@ -340,9 +222,36 @@ def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
 # ---------------------------------------------------------------- index notation
 
 
-def placeholder(shape: Extent | Sequence[Extent], dtype: DTypeLike = "float32", name: str | None = None) -> Tensor:
-    """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar."""
-    return Tensor(name or "x", sizes(shape), dtypes.dtype(dtype), None, name is not None, user_location())
+def placeholder(
+    shape: Extent | Sequence[Extent],
+    dtype: DTypeLike = "float32",
+    name: str | None = None,
+    *,
+    values: range | None = None,
+) -> Tensor:
+    """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar.
+
+    values: what the elements of an integer tensor lie in, ``range(n)`` or ``range(first, end)``.  They may
+        then be used as indices.  Whoever calls the kernel promises it; a call that breaks the promise is
+        refused before anything is computed.
+    """
+    t = dtypes.dtype(dtype)
+    label = name or "x"
+    tensor = Tensor(label, sizes(shape), t, None, name is not None, user_location(), known_range(t))
+    if values is not None:
+        _check_values(values, t, label)
+        tensor.values, tensor.stated = (values.start, values.stop - 1), True
+    return tensor
+
+
+def _check_values(values: range, t: DType, name: str) -> None:
+    if not isinstance(values, range) or values.step != 1 or not len(values):
+        raise ProgramError(f"{name}: values={values!r} is not a range of integers", hint="values=range(n)")
+    low, high = type_range(t) if t.kind in "iu" else (1, 0)
+    if values.start < low or values.stop - 1 > high:
+        raise ProgramError(
+            f"{name}: {t} does not hold values={values!r}", hint="values are stated for integer types that hold them"
+        )
 
 
 class ReduceAxis(Index):
@@ -475,7 +384,21 @@ def _define(
         reducer, reduced, body = body.reducer, body.axes, body.body
     body = _hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
+    if tensor.dtype.kind in "iu" and tensor.values is None:
+        tensor.values = _values(tensor.definition, tensor.dtype)
     check_definition(tensor)
+
+
+def _values(d: Definition, t: DType) -> Range | None:
+    """What the elements of an integer definition lie in, where that is known."""
+    if d.reducer is not None and d.reducer.name not in ("max", "min"):
+        return known_range(t)
+    found = value_range(d.body, {a.name: (0, a.extent - 1) for a in (*d.axes, *d.reduce_axes)})
+    if found is None or d.reducer is None:
+        return found
+    if all(a.extent for a in d.reduce_axes):
+        return found  # the identity is never left
+    return known_range(t)
 
 
 def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
@@ -492,7 +415,40 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
             memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else rebuilt(e)
         return memo[id(e)]
 
+    placed: dict[Hashable, Affine] = {}
+
+    def datum(d: Datum) -> Affine:
+        """An index that is an expression becomes a tensor; one read of it stands for all uses."""
+        if not isinstance(d.source, Pending):
+            return Affine(((d, 1),))
+        e = go(d.source.at(d))
+        key = expr.structure(e), tuple(id(r.source) for r in expr.reads(e))
+        if key not in placed:
+            used = expr.free_names(e) | {n for r in expr.reads(e) for i in r.index for n in i.names()}
+            cyclic = any(r.source is m for r in expr.reads(e) for m in members)
+            used |= {o.axis for o in order} if cyclic else set()
+            kept = tuple(a for a in scope if a.name in used)
+            inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_index")
+            inner.location = d.source.location
+            if cyclic:
+                members.append(inner)
+            _define(inner, kept, e, order if cyclic else (), members)
+            if inner.values is None:
+                raise ProgramError(
+                    f"index {d.source.value} may be any {e.dtype}",
+                    location=d.source.location,
+                    hint="clamp it: td.clip(..., 0, n - 1)",
+                )
+            index = tuple(Affine.of(a.name) for a in kept)
+            placed[key] = Affine(((Datum(inner, index, *inner.values), 1),))
+        return placed[key]
+
     def rebuilt(e: Expr) -> Expr:
+        if isinstance(e, Read) and any(True for i in e.index for _ in i.data()):
+            return replace(e, index=tuple([i.map_data(datum) for i in e.index]))
+        if isinstance(e, Index):
+            affine = e.affine.map_data(datum)
+            return e if affine is e.affine else Index(affine, e.dtype)
         args = tuple(go(a) for a in expr.children(e))
         same = all(a is b for a, b in zip(args, expr.children(e)))
         return e if same else replace(e, args=args)  # type: ignore[type-var]

@@ -369,12 +369,15 @@ def random_program(seed: int, **options: Any) -> td.Program:
 
 
 def small_integers(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs of -3..3 (0..3 for unsigned types): every result of a plain program is exact."""
+    """Inputs of -3..3 (0..3 for unsigned types), or in their stated range: every result of a plain program is
+    exact."""
     rng = np.random.default_rng(seed)
-    return {
-        t.name: np.asarray(rng.integers(0 if t.dtype.kind in "ub" else -3, 4, t.shape)).astype(t.dtype.name)
-        for t in program.inputs
-    }
+
+    def draw(t: td.Tensor) -> np.ndarray[Any, Any]:
+        low, high = t.values if t.stated and t.values is not None else (0 if t.dtype.kind in "ub" else -3, 3)
+        return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.name)
+
+    return {t.name: draw(t) for t in program.inputs}
 
 
 def smooth_values(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,7 +4,8 @@
 
 The function is ``int32_t SYMBOL(const td_call *call, parameters in order)``: arrays by pointer,
 rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 (bad call struct),
-4 (null pointer), or what the caller's ``parallel_for`` returned where that is not 0.
+4 (null pointer), 5 (an input holds a value outside its stated range), or what the caller's
+``parallel_for`` returned where that is not 0.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buf
 
 import tensordsl
 from tensordsl.errors import InternalError
+from tensordsl.ranges import type_range
 from tensordsl.targets import Target
 
 _ALIGN = 64  # bytes
@@ -49,9 +51,11 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     needed = w.workspace_bytes + _ALIGN if w.workspace_bytes else 0
     head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
-    kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
+    stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
+    checks = [*_checks(w, parameters, needed), *(line for b in stated for line in _values_check(w, b))]
+    kernel = "\n".join([head, *checks, *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    flags = ("-O3",) if left_to_the_compiler(body) else ()
+    flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
 
 
@@ -98,6 +102,30 @@ def _checks(w: Writer, parameters: tuple[Buffer, ...], needed: int) -> list[str]
     else:
         lines.append("    (void)call;")
     return lines
+
+
+def _values_check(w: Writer, b: Buffer) -> list[str]:
+    """An input whose elements are used as indices holds what the caller promises."""
+    assert b.values is not None
+    (low, high), name = b.values, w.names[b.name]
+    if not b.size():
+        return []
+    element = name if b.name in w.scalars else f"{name}[n]"
+    whole = type_range(b.dtype)
+    tests = [f"{element} < {low}"] if low > whole[0] else []
+    tests += [f"{element} > {high}"] if high < whole[1] else []
+    if not tests:
+        return []
+    fault = " | ".join(f"({x})" for x in tests)
+    if b.name in w.scalars:
+        return [f"    if ({fault}) return 5;"]
+    return [
+        "    {",
+        "        int outside = 0;",
+        f"        for (int64_t n = 0; n < {b.size()}; n++) outside |= {fault};",
+        "        if (outside) return 5;",
+        "    }",
+    ]
 
 
 def _banner(nest: LoopNest, target: Target) -> str:

@@ -38,6 +38,7 @@ from tensordsl.schedules.loopnest import (
     Store,
     Sync,
     buffers,
+    index_data,
     items,
     substitute,
     walk,
@@ -94,6 +95,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
+    for d in index_data(nest.body):
+        raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
     return _Printer(distinct(nest), target, symbol or nest.name).source()
 
 
@@ -548,7 +551,9 @@ def _multiple(a: Affine, c: Context) -> int:
             f = next((x for x in reversed(c.loops) if x.var == atom), None)
             unit = gcd(f.step, _multiple(f.lo[0], c)) if f is not None and f.step > 1 and len(f.lo) == 1 else 1
         else:
-            unit = gcd(atom.by, _multiple(atom.argument, c)) if atom.kind == "mod" else 1
+            unit = 1
+            if isinstance(atom, Quasi) and atom.kind == "mod":
+                unit = gcd(atom.by, _multiple(atom.argument, c))
         result = gcd(result, k * unit)
     return result
 

@@ -73,7 +73,7 @@ def _separated(w: Event, a: Event, loop: Loop, depth: int) -> bool:
     for x, y in zip(w.cell, a.cell):
         if x == y and x.coefficient(loop.var) and x.names() <= around:
             others = [atom for atom, _ in x.terms if atom != loop.var]
-            if all(isinstance(atom, str) or loop.var not in atom.argument.names() for atom in others):
+            if all(isinstance(atom, str) or loop.var not in atom.names() for atom in others):
                 return True
     return False
 

@@ -29,6 +29,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
     OUT,
     box,
     coordinates,
+    data_of,
     fixed,
     multi,
     named,
@@ -118,7 +119,7 @@ class _Scope:
             if e.role is Role.NEEDS_COMPLETE:
                 right = [w for w in self.definitions if w.tensor == e.tensor]
                 self.complete(e, self.last(e, self.definitions, right, "element", _needs), inits)
-            elif e.role is Role.NEEDS_STATE or (e.role is Role.COMBINE and e.dims == e.step.dims):
+            elif e.role is Role.NEEDS_STATE or (e.role is Role.COMBINE and not e.moves):
                 right = [w for w in self.definitions if w.tensor == e.tensor and w.role is Role.INIT]
                 self.last(e, self.definitions, right, "element", _needs)
                 if e.role is Role.NEEDS_STATE:
@@ -222,12 +223,19 @@ class _Scope:
         if todo.is_empty():
             return
         names = tuple([f"{x.name}'" for x in definition.reduce_axes])
-        dims = (*a.dims, *names)
         env = dict(zip([x.name for x in (*definition.axes, *definition.reduce_axes)], (*a.index, *named(names))))
-        counted = tuple([c.substitute(env) for c in expr.terms_where(definition.body, definition.reducer)])
-        points = where((*box(names, [x.extent for x in definition.reduce_axes]), *counted), dims)
+        counted = expr.terms_where(definition.body, definition.reducer)
+        read = {str(d): f"{d}'" for d in data_of(counted)}  # some numbers or other, whatever the nest reads
+        ranges = [
+            b for d in data_of(counted) for b in (Affine.of(read[str(d)]) - d.low, d.high - Affine.of(read[str(d)]))
+        ]
+        counted = tuple([c.map_data(lambda d: Affine.of(read[str(d)]), outer=True).substitute(env) for c in counted])
+        names = (*names, *read.values())
+        dims = (*a.dims, *names)
+        points = where((*box(names, [x.extent for x in definition.reduce_axes]), *ranges, *counted), dims)
         domain = todo.add_dims(isl.dim_type.set, len(names)).intersect(points)
-        self.last(replace(a, dims=dims, domain=domain, points=named(names)), inits, self.mine(a), "point", _incomplete)
+        wanted = named(names)
+        self.last(replace(a, dims=dims, domain=domain, points=wanted), inits, self.mine(a), "point", _incomplete)
 
     def program_definition(self, name: str) -> Definition | None:
         return next((t.definition for t in self.program.tensors if t.name == name), None)
@@ -253,10 +261,11 @@ class _Scope:
         definition = self.program_definition(u.tensor)
         if u.tensor != v.tensor or definition is None or not rounds(definition):
             return
-        if u.role is Role.COMBINE and u.dims != u.step.dims:
+        if u.role is Role.COMBINE and u.moves:
             raise _Fails(partial(_merged, u))
-        earlier = isl.Map.lex_gt(space(len(u.points))).preimage_domain_multi_aff(multi(u.points, u.dims))
-        pairs = earlier.preimage_range_multi_aff(multi(v.points, v.dims)).intersect(self.after(u, v))
+        count = len(definition.reduce_axes)
+        earlier = isl.Map.lex_gt(space(count)).preimage_domain_multi_aff(multi(u.points[:count], u.dims))
+        pairs = earlier.preimage_range_multi_aff(multi(v.points[:count], v.dims)).intersect(self.after(u, v))
         pairs = pairs.intersect(self.same(u, v, "element"))
         if pairs.is_empty():
             return

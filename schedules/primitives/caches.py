@@ -31,7 +31,7 @@ from tensordsl.schedules.loopnest import (
     Store,
     buffers,
     children,
-    map_values,
+    map_accesses,
     rewrite,
     seq,
     stores,
@@ -49,7 +49,7 @@ from tensordsl.schedules.simplify import Context, context
 
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError, closest
-from tensordsl.expr import Expr, Read, reads
+from tensordsl.expr import Read, reads
 
 SCOPES = ("register", "stack", "workspace", "shared")
 
@@ -155,7 +155,7 @@ def _redirect(
     stage: str | None,
     path: Path,
     means: Callable[[Store], bool] = lambda x: True,
-    which: Callable[[Read], bool] = lambda r: True,
+    which: Callable[[Buffer, tuple[Affine, ...]], bool] = lambda b, index: True,
 ) -> Stmt:
     """Accesses to ``old`` (by one stage, or all) as accesses to the cache.
 
@@ -166,15 +166,14 @@ def _redirect(
     def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
         return tuple(index[d] - box[d].base for d in kept)
 
-    def value(e: Expr) -> Expr | None:
-        here = isinstance(e, Read) and e.source is old and which(e)
-        return Read(new, local(e.index), e.location) if here and isinstance(e, Read) else None
+    def cached(buffer: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
+        return (new, local(index)) if buffer is old and which(buffer, index) else None
 
     def go(x: Stmt, here: Path) -> Stmt:
         if isinstance(x, Store):
             if stage is not None and stage_of(x, here) != stage:
                 return x
-            y = map_values(x, value) if means(x) else x
+            y = map_accesses(x, cached, stores=False) if means(x) else x
             assert isinstance(y, Store)
             return replace(y, buffer=new, index=local(x.index)) if stage is None and x.buffer is old else y
         return with_children(x, tuple([go(c, (*here, x)) for c in children(x)]))
@@ -213,8 +212,8 @@ def cache_read(
     if along is not None:
         along = next(f.var for f, _ in find_loops(s.nest, stage, along).values())
 
-    def meant(r: Read) -> bool:
-        return r.source is old and (along is None or any(along in i.names() for i in r.index))
+    def meant(buffer: object, index: tuple[Affine, ...]) -> bool:
+        return buffer is old and (along is None or any(along in i.names() for i in index))
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
@@ -227,7 +226,7 @@ def cache_read(
                 continue
             inner = [f for f in p if isinstance(f, For) and f is not x]
             for r in reads(st.value):
-                if meant(r):
+                if meant(r.source, r.index):
                     sample = sample or (r, (*path, *p))
                     try:
                         found.append([span(i, inner, c) for i in r.index])

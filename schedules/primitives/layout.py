@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tensordsl.schedules.loopnest import CELL, Alloc, Buffer, Prefetch, Stmt, Store, map_values, rewrite, walk
+from tensordsl.schedules.loopnest import CELL, Alloc, Buffer, Stmt, map_accesses, rewrite, walk
 from tensordsl.schedules.schedule import Schedule, primitive
 
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Expr, Read
 
 T = TypeVar("T")
 
@@ -40,20 +39,16 @@ def transform_layout(s: Schedule, buffer: str, order: Sequence[int]) -> Schedule
     def new(b: Buffer) -> Buffer:
         return memo.setdefault(id(b), replace(b, shape=_permuted(b.shape, order)))
 
-    def value(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and isinstance(e.source, Buffer) and e.source.name == buffer:
-            return replace(e, source=new(e.source), index=_permuted(e.index, order))
-        return None
+    def access(b: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
+        return (new(b), _permuted(index, order)) if b.name == buffer else None
 
     def stmt(x: Stmt) -> Stmt | None:
         if isinstance(x, Alloc) and x.buffer.name == buffer:
             cells = {CELL[old]: Affine.of(CELL[k]) for k, old in enumerate(order)}
             return replace(x, buffer=new(x.buffer), element=tuple(i.substitute(cells) for i in x.element))
-        if isinstance(x, (Store, Prefetch)) and x.buffer.name == buffer:
-            return replace(x, buffer=new(x.buffer), index=_permuted(x.index, order))
         return None
 
-    return s.with_nest(rewrite(map_values(s.nest.body, value), stmt))
+    return s.with_nest(rewrite(map_accesses(s.nest.body, access), stmt))
 
 
 def _permuted(items: tuple[T, ...], order: Sequence[int]) -> tuple[T, ...]:

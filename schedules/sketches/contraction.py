@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from tensordsl.schedules.analysis import Tile, definition_of, depends, leading, stride
+from tensordsl.schedules.analysis import Tile, decided_by_data, definition_of, depends, leading, stride
 from tensordsl.schedules.locate import fresh, stage_loops, stage_stores
 from tensordsl.schedules.loopnest import For, buffers
 from tensordsl.schedules.schedule import Schedule
@@ -91,7 +91,7 @@ def default_sizes(t: Tensor, tile: Tile, target: Target) -> TileSizes:
                 best, choice = score, (mr, nv)
     mr, nv = choice
     main = next(a.extent for a in d.reduce_axes if a.name == tile.main)
-    chunks = -(-main // 1024)
+    chunks = 1 if tile.main in decided_by_data(d) else -(-main // 1024)
     kc = -(-main // chunks)
     # a block of the broadcast operand takes a quarter of the second-level cache
     fitting = max(mr, (target.caches[1] if len(target.caches) > 1 else 1 << 20) // 4 // max(1, kc * t.dtype.bytes))

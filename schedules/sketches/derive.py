@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from tensordsl.schedules.analysis import definition_of
+from tensordsl.schedules.analysis import decided_by_data, definition_of
 from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
@@ -19,6 +19,7 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.data import apply_scatter, scatters
 from tensordsl.schedules.sketches.one_pass import share_rows
 from tensordsl.schedules.sketches.panels import WIDTHS, apply_panel, panels
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
@@ -48,6 +49,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         lanes, rows = target.lanes(t.dtype), row_extent(t, tile)
         main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
         vectors = -(-t.shape[-1] // lanes)
+        ragged = tile.main in decided_by_data(definition_of(t))
         _hole(
             holes,
             default,
@@ -60,7 +62,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             holes,
             default,
             f"{stage}.kc",
-            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main] + [main],
+            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main and not ragged] + [main],
             sizes.kc,
         )
         _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
@@ -169,6 +171,8 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
             s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
+        elif scatters(t):
+            s = try_step(s, lambda x, stage=stage: apply_scatter(x, stage, target))
         elif stage not in followers:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
     for stage, other in plan.jammed:

@@ -78,7 +78,7 @@ def step_along(buffer: Buffer, index: tuple[Affine, ...], var: str) -> int | Non
     """Elements between the accesses of neighbouring iterations; None: not constant."""
     total = 0
     for i, width in zip(index, buffer.strides()):
-        if any(var in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
+        if any(var in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
             return None
         total += i.coefficient(var) * width
     return total
