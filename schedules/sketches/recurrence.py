@@ -178,9 +178,9 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             lanes = min(target.lanes(st.buffer.dtype) for st, _ in inside)
             varies = len(x.lo) == len(x.hi) == 1 and bool((x.hi[0] - x.lo[0]).terms)
             chosen.append((stage_of(inside[0][0], (*path, x)), x.var, None if varies else lanes))
-    for stage, loop, lanes in chosen:
-        s = s.vectorize(stage, loop) if lanes is None else s.vectorize(stage, loop, lanes)
-        s = s if lanes is None else _full_vectors(s, stage, f"{loop}.v")
+    for stage, loop, width in chosen:
+        s = s.vectorize(stage, loop) if width is None else s.vectorize(stage, loop, width)
+        s = s if width is None else _full_vectors(s, stage, f"{loop}.v")
     return s
 
 
