@@ -23,7 +23,7 @@ from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Op
+from tensordsl.expr import Op, Read
 from tensordsl.targets import Target
 
 #: Slices of a causal axis that may be kept: 1 is in place, 2 two generations, 3 second-order schemes.
@@ -171,6 +171,8 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if any(isinstance(y, (Alloc, If)) for y, _ in walk(x.body)):
             continue
+        if any(_stays(st) for st, _ in inside) and all(_stays(st) or st.instance.kind == "init" for st, _ in inside):
+            continue  # no code is made of it
         if not all(_neighbours(st, x.var) for st, _ in inside):
             continue
         analysis = analysis or Analysis(s.nest)
@@ -189,6 +191,11 @@ def _full_vectors(s: Schedule, stage: str, loop: str) -> Schedule:
         return s.peel(stage, loop, "tail")
     except ScheduleError:  # the range was shorter than a vector, or its bounds vary
         return s
+
+
+def _stays(st: Store) -> bool:
+    """Is an element where it should be already?"""
+    return isinstance(st.value, Read) and st.value.source is st.buffer and st.value.index == st.index
 
 
 def _neighbours(st: Store, var: str) -> bool:
