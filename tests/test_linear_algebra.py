@@ -17,10 +17,11 @@ from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import sketches
 from tensordsl.schedules.sketches.blocked import BlockSizes, apply_blocks, block_sizes, blocks
 from tensordsl.schedules.sketches.panels import panels
+from tensordsl.schedules.sketches.strips import strips
 from tensordsl.schedules.sketches.triangular import Triangle, triangle
 
 import tensordsl as td
-from tensordsl.dtypes import float64
+from tensordsl.dtypes import float64, int32
 from tensordsl.targets import target
 from tests.polybench_references import inputs_of, references
 
@@ -128,6 +129,24 @@ def test_dot_products_of_recurrences_have_accumulators() -> None:
 def test_columns_of_recurrences_are_held_in_registers() -> None:
     s = default_schedule(polybench.gramschmidt(20, 70), AVX512)
     assert any(step.name == "cache_write" and step.args[0] == "C_sum" for step in s.trace)
+    assert "C_sum_acc[" not in to_c(s.nest, AVX512).body
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("n", [50, 64, 77])
+def test_sums_that_end_at_each_element_run_in_strips(n: int) -> None:
+    s = default_schedule(polybench.nussinov(n), target("native"))
+    if target("native").lanes(int32) > 1:
+        assert any(step.name == "cache_write" and step.kwargs for step in s.trace)
+        assert "N_max_acc[" not in to_c(s.nest, target("native")).body
+    check("nussinov", (n,), s, compiled=True)
+
+
+def test_what_has_no_strips() -> None:
+    """Columns in strides, one axis, too short rows."""
+    for name, n in (("cholesky", 90), ("trisolv", 90), ("nussinov", 20)):
+        program = polybench.KERNELS[name](n)
+        assert [strips(program, g, AVX512) for g in program.groups if g.order is not None] == [None]
 
 
 @pytest.mark.compiler

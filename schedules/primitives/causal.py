@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tensordsl.schedules.locate import edit, find_loops
-from tensordsl.schedules.loopnest import For, Stmt, items, seq, stores, substitute
-from tensordsl.schedules.primitives.placement import without_stage
+from tensordsl.schedules.locate import edit, find_loops, stage_stores
+from tensordsl.schedules.loopnest import For, Seq, Stmt, items, rewrite, seq, stores, substitute
+from tensordsl.schedules.primitives.decompose import without_nothing
 from tensordsl.schedules.schedule import Schedule, primitive
 
 from tensordsl.affine import Affine
@@ -61,4 +61,5 @@ def drop(s: Schedule, stage: str, loop: str) -> Schedule:
     """
     targets = find_loops(s.nest, stage, loop)
 
-    return s.with_nest(edit(s.nest.body, targets, lambda x: without_stage(x, stage)))
+    gone = {id(st) for st, path in stage_stores(s.nest, stage) if any(id(f) in targets for f in path)}
+    return s.with_nest(rewrite(s.nest.body, lambda x: Seq(()) if id(x) in gone else without_nothing(x)))

@@ -74,9 +74,9 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     for panel in panels(planned, target):
         _hole(holes, default, f"{panel.reader}.panel", [0, *WIDTHS], WIDTHS[0])
     blocked = _blocked(planned, target)
-    for stage, sizes_ in blocked.items():
-        _hole(holes, default, f"{stage}.nb", [0, *(x.nb for x in sizes_)], sizes_[0].nb)
-        _hole(holes, default, f"{stage}.mr", [x.mr for x in sizes_], sizes_[0].mr)
+    for stage, known in blocked.items():
+        _hole(holes, default, f"{stage}.nb", [0, *(x.nb for x in known)], known[0].nb)
+        _hole(holes, default, f"{stage}.mr", [x.mr for x in known], known[0].mr)
 
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
@@ -88,8 +88,8 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             best = tile_score(planned[stage], tile, target, default[f"{stage}.mr"], default[f"{stage}.nv"])
             if tile_score(planned[stage], tile, target, mr, nv) < 0.6 * best:
                 return False
-        for stage, sizes_ in blocked.items():
-            if p[f"{stage}.nb"] and BlockSizes(p[f"{stage}.nb"], p[f"{stage}.mr"]) not in sizes_:
+        for stage, known in blocked.items():
+            if p[f"{stage}.nb"] and BlockSizes(p[f"{stage}.nb"], p[f"{stage}.mr"]) not in known:
                 return False
         return True
 
@@ -144,20 +144,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
-    arranged: set[str] = set()
-    for panel in panels(s.program, target):
-        vectors = p.get(f"{panel.reader}.panel", 0)
-        done = try_step(s, lambda x, f=panel, v=vectors: apply_panel(x, f, v, target)) if vectors else s
-        arranged |= {panel.reader, *panel.recurrences} if done is not s else set()
-        s = done
-    cyclic = [g for g in s.program.groups if g.order is not None]
-    for group in cyclic:
-        if group.tensors[0].name in arranged:
-            continue
-        sizes = _block_sizes(p, group)
-        blocked = s if sizes is None else try_step(s, lambda x, g=group, z=sizes: apply_recurrence(x, g, target, z))
-        s = blocked if blocked is not s else try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged |= {t.name for g in cyclic for t in g.tensors}
+    s, arranged = _recurrences(s, p, target)
     followers = set(plan.epilogues.values())
     first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
     for t in s.program.tensors:
@@ -182,6 +169,22 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         if tile.row is None and len(target.caches) > 1:
             s = share_rows(s, stage, tile.main, target.caches[1])
     return s
+
+
+def _recurrences(s: Schedule, p: Parameters, target: Target) -> tuple[Schedule, set[str]]:
+    """The schedule with its recurrences arranged, in panels and blocks of the chosen sizes, and the stages done."""
+    arranged: set[str] = set()
+    for panel in panels(s.program, target):
+        vectors = p.get(f"{panel.reader}.panel", 0)
+        done = try_step(s, lambda x, f=panel, v=vectors: apply_panel(x, f, v, target)) if vectors else s
+        arranged |= {panel.reader, *panel.recurrences} if done is not s else set()
+        s = done
+    for group in [g for g in s.program.groups if g.order is not None and g.tensors[0].name not in arranged]:
+        sizes = _block_sizes(p, group)
+        blocked = s if sizes is None else try_step(s, lambda x, g=group, z=sizes: apply_recurrence(x, g, target, z))
+        s = blocked if blocked is not s else try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
+        arranged |= {t.name for t in group.tensors}
+    return s, arranged
 
 
 def _tile(s: Schedule, stage: str, plan: Plan, p: Parameters, target: Target) -> Schedule:

@@ -17,6 +17,8 @@ from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
 from tensordsl.schedules.sketches.blocked import BlockSizes, apply_blocks, blocks
+from tensordsl.schedules.sketches.rows import try_step
+from tensordsl.schedules.sketches.strips import apply_strips, strips
 from tensordsl.schedules.sketches.sums import apply_sums, reads_along, step_along
 
 from tensordsl import expr
@@ -38,7 +40,11 @@ def apply_recurrence(s: Schedule, group: Group, target: Target, sizes: BlockSize
     found = blocks(s.program, group) if sizes is not None else None
     if found is not None and sizes is not None:
         s = apply_blocks(s, found, sizes)
-    for name in names if found is None else ():
+    narrow = strips(s.program, group, target) if found is None else None
+    if narrow is not None:
+        stripped = try_step(s, lambda x: apply_strips(x, narrow, cut_ranges))
+        narrow, s = (narrow, stripped) if stripped is not s else (None, s)
+    for name in names if found is None and narrow is None else ():
         s = _store_inside(s, name)
     for name in names:
         s = _fold(s, name)

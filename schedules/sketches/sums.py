@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tensordsl.schedules.locate import Path, fresh, stage_loops, stage_of
+from tensordsl.schedules.locate import Path, find_loops, fresh, stage_loops, stage_of
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Store, buffers, stores, walk
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context, context
@@ -112,15 +112,25 @@ def _columns(s: Schedule, x: Sum, lanes: int) -> Schedule:
     most = most_iterations(outer, context(x.path[: x.path.index(outer)]))
     vectors = COLUMNS if most is None or most >= COLUMNS * lanes else 1
     j, k, width = outer.var, x.loop.var, vectors * lanes
-    s = s.split(x.stage, j, width, names=(f"{j}.v", f"{j}.l"))
-    s = s.reorder(x.stage, f"{j}.v", k, f"{j}.l")
-    s = s.cache_write(x.stage, f"{j}.v", name=fresh(f"{x.stage}_acc", buffers(s.nest)))
-    s = s.vectorize(x.stage, f"{j}.l")
-    count = outer.hi[0] - outer.lo[0]
-    if len(outer.hi) == 1 and (count.terms or count.const % width):
-        left = count - Affine.of(f"{j}.v") * width
-        s = s.specialize(x.stage, k, f"{left} >= {width}")
-    return s
+    names = (f"{j}.v", f"{j}.m", f"{j}.l")
+    s = s.split(x.stage, j, factors=(None, 1, width), names=names)
+    s = s.reorder(x.stage, *names[:2], k, names[2])
+    return whole_in_registers(s, x.stage, names[1], names[2], outer.hi[0] - outer.lo[0] - Affine.of(names[0]) * width)
+
+
+def whole_in_registers(s: Schedule, stage: str, tile: str, lanes: str, left: Affine) -> Schedule:
+    """A loop of one iteration, the tile, whose sums are held in registers where it is whole.
+
+    lanes: its innermost loop.  left: how many elements there are from the tile's first one on.
+    """
+    loop = next(iter(find_loops(s.nest, stage, lanes).values()))[0]
+    width = min(h.const for h in loop.hi if not h.terms)
+    whole = ""
+    if left.terms or left.const % width:
+        whole = ".w"
+        s = s.specialize(stage, tile, f"{left} >= {width}", suffix="w").vectorize(stage, lanes)
+    s = s.cache_write(stage, f"{tile}{whole}", name=fresh(f"{stage}_acc", buffers(s.nest)))
+    return s.vectorize(stage, f"{lanes}{whole}")
 
 
 def _has(nest: LoopNest, stage: str, loop: str) -> bool:
