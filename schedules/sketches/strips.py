@@ -56,7 +56,11 @@ def strips(program: Program, group: Group, target: Target) -> Strips | None:
     width = max(16, lanes)
     if lanes < 2 or not steps or any(x != 1 for x in steps) or len(of.reduce_axes) != 1 or d.order[1].descending:
         return None
-    return Strips(results[0].name, sums[0].name, *names, width) if d.axes[1].extent >= LEAST_STRIPS * width else None
+    return (
+        Strips(results[0].name, sums[0].name, names[0], names[1], width)
+        if d.axes[1].extent >= LEAST_STRIPS * width
+        else None
+    )
 
 
 def apply_strips(s: Schedule, b: Strips, cut: Callable[[Schedule, set[str]], Schedule]) -> Schedule:
