@@ -219,3 +219,13 @@ def test_whole_products_are_no_triangles() -> None:
     assert [triangle(program, n, plan.tiles[n], e) for n, e in plan.epilogues.items()] == [None]
     plan, program = make_plan(polybench.syrk(30, 30), AVX512)
     assert [triangle(program, n, plan.tiles[n], e) for n, e in plan.epilogues.items()] == [Triangle(True, 0)]
+
+
+def test_lanes_need_known_terms() -> None:
+    """Rows of a sparse matrix begin and end where memory says."""
+    v = td.placeholder((8,), name="v")
+    start = td.placeholder((5,), "int32", name="start", values=range(9))
+    p = td.reduce_axis(8, "p")
+    y = td.compute((4,), lambda i: td.sum(v[p], axis=p, where=(start[i] <= p) & (p < start[i + 1])), "y")
+    with pytest.raises(td.ScheduleError, match="are read from memory"):
+        Schedule(td.Program([v, start], [y], "rows")).accumulate("y", "p", 4)

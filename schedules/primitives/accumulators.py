@@ -72,6 +72,8 @@ def _accumulated(s: Schedule, x: For, lanes: int, accumulators: int, name: str) 
         raise ScheduleError(f'every iteration of "{x.var}" updates another cell', hint="vectorize the loop")
     if len(x.lo) != 1 or len(x.hi) != 1 or x.step != 1 or x.kind != "serial":
         raise ScheduleError(f'loop "{x.var}" has several bounds, or is not serial and by ones')
+    if any(True for b in x.lo + x.hi for _ in b.data()):
+        raise ScheduleError(f'the bounds of "{x.var}" are read from memory: which terms a lane has is not known')
     definition = s.program[update.instance.tensor].definition
     assert definition is not None and definition.reducer is not None
     width = lanes * accumulators

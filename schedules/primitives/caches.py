@@ -397,7 +397,8 @@ def _range_of_points(
     for axis, point in zip(axes, update.instance.points):
         f = next((f for f in inner if f.var in point.names()), None)
         shift = point - Affine.of(f.var) if f is not None else point
-        if f is None or len(f.lo) != 1 or len(f.hi) != 1 or any(g.var in shift.names() for g in inner):
+        several = f is None or len(f.lo) != 1 or len(f.hi) != 1 or any(g.var in shift.names() for g in inner)
+        if f is None or several or any(True for b in f.lo + f.hi for _ in b.data()):
             raise ScheduleError(f"the points {point} of {update.instance.tensor} are not the range of one loop")
         found.append((f"{axis}'", f.lo[0] + shift, f.hi[0] + shift))
     return tuple(found)
