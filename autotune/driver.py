@@ -30,6 +30,7 @@ from tensordsl.autotune.session import (
 from tensordsl.autotune.space import DEFAULT, Candidate, Space
 from tensordsl.autotune.workload import Cache, Workload, workload
 from tensordsl.codegen.c.printer import to_c
+from tensordsl.codegen.checked import checked_kernel
 from tensordsl.codegen.compile import CompiledKernel, compile_source, compile_sources
 from tensordsl.codegen.runtime import Kernel
 from tensordsl.codegen.source import Source
@@ -55,19 +56,21 @@ def compile(
     *,
     log_dir: Union[str, Path, None] = None,
     cache: Cache = "warm",
+    debug: bool = False,
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
     log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
-    `tune`).  Raises BuildError where there is no compiler.
+    `tune`).  debug: plain loops that check every access to memory and name the line of a wrong one.
+    Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
     if isinstance(program, Schedule):
-        return kernel_of(program.validate(), machine)
+        return kernel_of(program.validate(), machine, debug)
     _check_program("compile", program)
     found = best_schedule(program, machine, log_dir, cache)
     lookup.announce(found, program, workload(program, machine.id, cache=cache))
-    return kernel_of(found.schedule, machine)
+    return kernel_of(found.schedule, machine, debug)
 
 
 def best_schedule(
@@ -79,8 +82,10 @@ def best_schedule(
     return lookup.find(program, target, key, lookup.log_directory(log_dir), compiler_id())
 
 
-def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kernel:
-    """A schedule as a callable kernel."""
+def kernel_of(schedule: Schedule, target: Union[str, Target] = "native", debug: bool = False) -> Kernel:
+    """A schedule as a callable kernel.  debug: one that checks every access to memory."""
+    if debug:
+        return checked_kernel(schedule.nest, targets.target(target), schedule)
     source = to_c(schedule.nest, targets.target(target))
     return Kernel(compile_source(source), schedule.nest, schedule)
 

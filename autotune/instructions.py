@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Outline, Seq, Stmt, Store
 
 from tensordsl import expr
@@ -68,7 +69,7 @@ class Instructions:
 def count(body: Stmt, vector_bytes: int) -> Instructions:
     """The instructions of a statement on vectors of this width."""
     counter = _Counter(vector_bytes)
-    counter.visit(body, _Scope({}, (), np.ones(_SAMPLES)))
+    counter.visit(split_components(body), _Scope({}, (), np.ones(_SAMPLES)))
     return counter.found
 
 
@@ -172,7 +173,7 @@ class _Counter:
         found = self.found
         depth = len(scope.loops)
         vector = next((f for f, _ in reversed(scope.loops) if f.kind == "vector"), None)
-        lanes = max(1, self.vector_bytes // s.buffer.dtype.bytes)
+        lanes = max(1, self.vector_bytes // s.buffer.dtype.computed.bytes)
         total = scope.count(depth)
         serial = np.ones(_SAMPLES)
         packets = np.ones(_SAMPLES)
@@ -211,6 +212,7 @@ class _Counter:
             if isinstance(e, Op):
                 busy += add(e.name, term.level, term.used, self._fuses(e, terms))
         if s.op:
+            assert isinstance(s.op, str)  # combinations are written out
             fused = s.op == "add" and isinstance(s.value, Op) and s.value.name == "mul"
             every = frozenset(f.var for f, _ in scope.loops)
             busy += add(s.op, depth, every, fused and terms[id(s.value)].level == depth)

@@ -87,9 +87,11 @@ def canonical_names(program: Program) -> tuple[tuple[str, ...], ...]:
 
 def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     """The program with its tensors and axes named as ``canonical_names`` of an equal one gave them."""
-    fresh: dict[str, Tensor] = {}
-    for t, given in zip((*program.inputs, *program.tensors), names):
-        fresh[t.name] = new = replace(t, name=given[0], definition=None, named=True)
+    every = (*program.inputs, *program.tensors)
+    # all at once: recurrences read each other
+    fresh = {t.name: replace(t, name=given[0], definition=None, named=True) for t, given in zip(every, names)}
+    for t, given in zip(every, names):
+        new = fresh[t.name]
         if t.definition is None:
             continue
         d = t.definition
@@ -129,7 +131,7 @@ def _digest(program: Program, sized: bool) -> str:
         number = {a.name: n for n, a in enumerate(axes)}
         order = [(number[o.axis], o.descending) for o in d.order]
         extents = [a.extent if sized else "n" for a in axes]
-        reducer = d.reducer.name if d.reducer else ""
+        reducer = d.reducer.key if d.reducer else ""
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))
     parts.append([position[t.name] for t in program.outputs])
     parts.append(sorted((position[o], position[i]) for o, i in program.inplace.items()))

@@ -13,6 +13,7 @@ from typing import Literal
 
 from tensordsl import accesses, expr
 from tensordsl.affine import Affine, AffineLike, Datum, affines
+from tensordsl.combination import Combination, Combine
 from tensordsl.dtypes import DType
 from tensordsl.expr import Expr, Read
 from tensordsl.program import Program
@@ -170,7 +171,8 @@ class If(Stmt):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Store(Stmt):
-    """``buffer[index] = value`` or, with an operation (add mul max min), ``buffer[index] op= value``.
+    """``buffer[index] = value`` or, with an operation (add mul max min) or a combination of states,
+    ``buffer[index] op= value``.
 
     nt: the store bypasses the caches (a promise about use, no change of meaning).
     """
@@ -179,8 +181,15 @@ class Store(Stmt):
     index: tuple[Affine, ...]
     value: Expr
     instance: Instance
-    op: str = ""
+    op: Combine = ""
     nt: bool = False
+
+    @property
+    def plain(self) -> Store:
+        """The same store with the combination of states, if there is one, written out in the value."""
+        if not isinstance(self.op, Combination):
+            return self
+        return replace(self, op="", value=self.op.of(Read(self.buffer, self.index), self.value))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

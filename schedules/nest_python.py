@@ -395,6 +395,7 @@ class NestCode:
             self.storage[b.name] = old
 
     def store(self, s: Store, depth: int) -> None:
+        s = s.plain
         if self.lane is not None:
             self.store_of_lanes(s, depth)
             return
@@ -418,7 +419,7 @@ class NestCode:
 
     def combined(self, s: Store, old: str, value: str) -> str:
         """The new content of a cell whose type both operands have."""
-        if not s.op:
+        if not s.op or not isinstance(s.op, str):
             return value
         t = s.buffer.dtype
         code = operation(s.op, [old, value], t, self.single)

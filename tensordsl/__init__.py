@@ -23,22 +23,26 @@ _HOMES: dict[str, tuple[str, str]] = {
             "cast",
             "ceil",
             "clip",
+            "conj",
             "cos",
             "equal",
             "erf",
             "exp",
             "exp2",
             "floor",
+            "imag",
             "log",
             "log2",
             "max",
             "maximum",
-            "mean",
             "min",
             "minimum",
             "not_equal",
             "pow",
             "prod",
+            "real",
+            "rint",
+            "round",
             "rsqrt",
             "select",
             "sigmoid",
@@ -57,6 +61,8 @@ _HOMES: dict[str, tuple[str, str]] = {
     "take_along_axis": ("tensordsl.gather", "take_along_axis"),
     **{n: ("tensordsl.operators", n) for n in ("operator", "Operator", "load_programs")},
     **{n: ("tensordsl.interpreter", n) for n in ("interpret", "error_bound", "random_inputs", "small_integer_inputs")},
+    **{n: ("tensordsl.summaries", n) for n in ("all", "any", "argmax", "argmin", "logsumexp", "mean", "std", "var")},
+    "reducer": ("tensordsl.monoids", "reducer"),
     "check": ("tensordsl.checking", "check"),
     "ops": ("tensordsl.ops", ""),
     "Program": ("tensordsl.program", "Program"),
@@ -84,7 +90,11 @@ _HOMES: dict[str, tuple[str, str]] = {
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'tensordsl' has no attribute {name!r}")
+        if name.startswith("_"):
+            raise AttributeError(f"module 'tensordsl' has no attribute {name!r}")
+        from tensordsl.refusals import absent
+
+        raise absent(name, "tensordsl", _HOMES)
     module = importlib.import_module(home[0])
     value = getattr(module, home[1]) if home[1] else module
     globals()[name] = value

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensordsl.affine import Affine, Datum, Interval, Quasi, interval
-from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
+from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type, rounded
 from tensordsl.causality import Group
+from tensordsl.combination import Monoid
 from tensordsl.contraction import contraction
+from tensordsl.dtypes import DType, TupleType
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.reduction import Accumulator
+from tensordsl.states import States
 from tensordsl.tensor import Definition, Tensor
 
 if TYPE_CHECKING:
@@ -133,16 +136,17 @@ class Frame:
 class Evaluator:
     """Runs a program.  rules: also bound the errors of float arithmetic (None: values only)."""
 
-    def __init__(self, program: Program, precision: Precision, rules: ErrorRules | None = None) -> None:
+    def __init__(self, program: Program | None, precision: Precision, rules: ErrorRules | None = None) -> None:
         self.program, self.precision, self.rules = program, precision, rules
         self.cells: dict[str, Value] = {}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Value]:
         """The value of every tensor.  inputs: arrays by name, already of the right shape."""
+        assert self.program is not None
         for t in self.program.inputs:
             array = np.ascontiguousarray(inputs[t.name], numpy_type(t.dtype, self.precision))
-            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_float else None
-            self.cells[t.name] = Value(array.reshape(t.shape), error)
+            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_inexact else None
+            self.cells[t.name] = Value(self._rounded(array, t.dtype).reshape(t.shape), error)
         with np.errstate(all="ignore"):
             for g in self.program.groups:
                 self._allocate(g)
@@ -153,7 +157,7 @@ class Evaluator:
         for t in g.tensors:
             value = np.zeros(t.shape, numpy_type(t.dtype, self.precision))
             cyclic = self.rules is not None and g.order is not None
-            self.cells[t.name] = Value(value, np.zeros(t.shape) if cyclic else None)
+            self.cells[t.name] = Value(value, no_error(t.dtype, t.shape) if cyclic else None)
 
     def _run(self, part: Tensor | Group, at: Mapping[str, int]) -> None:
         """Compute a definition or a group.  at: the steps of the groups around it."""
@@ -188,12 +192,17 @@ class Evaluator:
         d = definition(t)
         names = [a.name for a in (*d.axes, *d.reduce_axes)]
         domain = (*region, *((0, a.extent) for a in d.reduce_axes))
-        total = Accumulator(t, tuple(hi - lo for lo, hi in region), self.precision, self.rules)
+        shape = tuple(hi - lo for lo, hi in region)
+        total: Accumulator | States
+        if isinstance(d.reducer, Monoid):
+            total = States(d.reducer, shape, self.precision, self.rules)
+        else:
+            total = Accumulator(t, shape, self.precision, self.rules)
         plan = contraction(d, domain)
         for box in boxes(domain) if plan is None else plan.boxes():
             frame = Frame(names, box, self.cells)
             part = tuple(slice(lo - start, hi - start) for (lo, hi), (start, _) in zip(box, region))
-            if plan is None:
+            if plan is None or isinstance(total, States):
                 total.add(part, frame.shape, self._evaluate(t, d.body, frame))
             else:
                 factors = [self._evaluate(t, f, frame) for f in plan.factors]
@@ -204,11 +213,11 @@ class Evaluator:
     def _store(self, t: Tensor, box: Box, value: Value) -> None:
         cells = self.cells[t.name]
         part = tuple(slice(lo, hi) for lo, hi in box)
-        cells.value[part] = value.value
+        cells.value[part] = self._rounded(value.value, t.dtype)
         if value.error is None and cells.error is None:
             return
         if cells.error is None:
-            cells = self.cells[t.name] = Value(cells.value, np.zeros(t.shape))
+            cells = self.cells[t.name] = Value(cells.value, no_error(t.dtype, t.shape))
         assert cells.error is not None
         cells.error[part] = 0.0 if value.error is None else value.error
 
@@ -235,6 +244,7 @@ class Evaluator:
     def _value(self, e: Expr, frame: Frame, mask: Array | None) -> Value:
         if isinstance(e, Const):
             value = np.full((1,) * len(frame.shape), e.value, numpy_type(e.dtype, self.precision))
+            value = self._rounded(value, e.dtype)
             return Value(value, None if self.rules is None else self.rules.constant(e))
         if isinstance(e, Index):
             return Value(frame.affine(e.affine))
@@ -244,11 +254,19 @@ class Evaluator:
         if e.name == "select":
             return self._select(e, frame, mask)
         args = [self.value(a, frame, mask) for a in e.args]
+        if isinstance(e.dtype, TupleType):
+            return packed(args, e.dtype)
+        if isinstance(e.args[0].dtype, TupleType):
+            return component(args[0], int(e.name[4:]))
         if e.name == "cast":
             value = convert(args[0].value, numpy_type(e.dtype, self.precision), mask)
         else:
             value = apply(e.name, [a.value for a in args], mask)
+        value = self._rounded(value, e.dtype)
         return Value(value, None if self.rules is None else self.rules.operation(e, args, value))
+
+    def _rounded(self, value: Array, t: DType) -> Array:
+        return value if self.precision == "float64" else rounded(value, t)
 
     def _read(self, r: Read, frame: Frame, mask: Array | None) -> Value:
         cells = self.cells[r.source.name]
@@ -287,8 +305,38 @@ class Evaluator:
         for arg, chosen in zip(e.args[1:], (holds, ~holds)):
             needed = chosen if doubtful is None else chosen | doubtful
             sides.append(self.value(arg, frame, needed if mask is None else needed & mask))
+        if isinstance(e.dtype, TupleType):
+            parts = [[component(s, n) for s in sides] for n in range(len(e.dtype.parts))]
+            return packed([self._chosen(holds, doubtful, p) for p in parts], e.dtype)
+        return self._chosen(holds, doubtful, sides)
+
+    def _chosen(self, holds: Array, doubtful: Array | None, sides: Sequence[Value]) -> Value:
         value = np.where(holds, sides[0].value, sides[1].value)
         return Value(value, None if self.rules is None else self.rules.select(holds, doubtful, sides))
+
+
+def packed(parts: Sequence[Value], t: TupleType) -> Value:
+    """Several values as one: an array with a field for each."""
+    shape = np.broadcast_shapes(*[p.value.shape for p in parts])
+    value = np.empty(shape, [(f"part{n}", p.value.dtype) for n, p in enumerate(parts)])
+    error = None if all(p.error is None for p in parts) else no_error(t, shape)
+    for n, p in enumerate(parts):
+        value[f"part{n}"] = p.value
+        if error is not None and p.error is not None:
+            error[f"part{n}"] = p.error
+    return Value(value, error)
+
+
+def component(v: Value, n: int) -> Value:
+    """One field of such a value."""
+    error = None if v.error is None else v.error[f"part{n}"]
+    return Value(v.value[f"part{n}"], error if error is not None and error.any() else None)
+
+
+def no_error(t: DType, shape: tuple[int, ...]) -> Array:
+    """Errors of zero."""
+    fields = [(f"part{n}", np.float64) for n in range(len(t.parts))] if isinstance(t, TupleType) else np.float64
+    return np.zeros(shape, fields)
 
 
 def definition(t: Tensor) -> Definition:

@@ -10,28 +10,42 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Union
+from typing import Any, Union, overload
 
-from tensordsl import dtypes, expr
+from tensordsl import dtypes, expr, guards
 from tensordsl.affine import Affine, Datum
+from tensordsl.axes import hidden, shown, with_names
+from tensordsl.combination import Monoid
 from tensordsl.data_index import Pending, subscript
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
 from tensordsl.ranges import Range, known_range, type_range, value_range
+from tensordsl.refusals import NoArray
+from tensordsl.summarised import Axes, Summarised
 from tensordsl.tensor_operators import TensorOperators
 
 __all__ = [
-    "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
-    "placeholder", "recurrence", "recurrences", "reduce_axis",
+    "DIMENSIONS",
+    "Axes",
+    "Definition",
+    "Extent",
+    "ReduceAxis",
+    "Tensor",
+    "check_definition",
+    "compute",
+    "define",
+    "extent",
+    "placeholder",
+    "recurrence",
+    "recurrences",
+    "reduce_axis",
 ]  # fmt: skip
 
 
 #: Nested operations of one definition: what reads expressions recurses, and Python stops at 1000 calls.
 MAX_DEPTH = 200
-#: Dimensions of a tensor to reduce over: None (all), one, or several.
-Axes = Union[int, Sequence[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,13 @@ def causal_order(order: OrderLike | None) -> tuple[Causal, ...]:
     """The levels of a written order."""
     if order is None:
         return ()
+    if not isinstance(order, str) and not all(isinstance(o, str) for o in _sequence(order)):
+        raise ProgramError(f"order={order!r} names no axes", hint='as in order="i", order="-i" or order=("t", "i")')
     return tuple(Causal.of(o) for o in ((order,) if isinstance(order, str) else order))
+
+
+def _sequence(value: object) -> Sequence[object]:
+    return value if isinstance(value, (tuple, list)) else (value,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +91,7 @@ class Definition:
 
     axes: tuple[Axis, ...]
     body: Expr
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
 
@@ -90,8 +110,8 @@ class Definition:
         return tuple(sorted(self.axes, key=lambda a: rank.get(a.name, len(rank))))
 
 
-@dataclass(eq=False, slots=True)
-class Tensor(TensorOperators):
+@dataclass(eq=False, slots=True, repr=False)
+class Tensor(TensorOperators, Summarised, NoArray):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -106,8 +126,6 @@ class Tensor(TensorOperators):
     location: Location | None = field(default=None, repr=False)
     values: Range | None = None  # what the elements are known to lie in, both ends included
     stated: bool = False  # the caller promises these values: a kernel checks them when it is called
-
-    __array_ufunc__ = None  # numpy arrays give way to our operators
 
     @property
     def ndim(self) -> int:
@@ -181,28 +199,6 @@ class Tensor(TensorOperators):
 
         return array.astype(self, dtype)
 
-    def _reduce(self, name: str, axis: Axes, keepdims: bool) -> Tensor:
-        from tensordsl import array
-
-        return array.reduce(name, self, axis, keepdims)
-
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("sum", axis, keepdims)
-
-    def prod(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("prod", axis, keepdims)
-
-    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("max", axis, keepdims)
-
-    def min(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("min", axis, keepdims)
-
-    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        from tensordsl import array
-
-        return array.mean(self, axis, keepdims)
-
     def __str__(self) -> str:
         stated = f" in {self.values[0]}..{self.values[1]}" if self.stated and self.values is not None else ""
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{stated}"
@@ -235,9 +231,11 @@ def placeholder(
         then be used as indices.  Whoever calls the kernel promises it; a call that breaks the promise is
         refused before anything is computed.
     """
-    t = dtypes.dtype(dtype)
+    extents, t = sizes(shape), dtypes.dtype(dtype)
+    if t.bits < 8 and not extents:
+        raise ProgramError(f"{t} packs two elements into a byte, so it needs a dimension", hint="use int8")
     label = name or "x"
-    tensor = Tensor(label, sizes(shape), t, None, name is not None, user_location(), known_range(t))
+    tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
     if values is not None:
         _check_values(values, t, label)
         tensor.values, tensor.stated = (values.start, values.stop - 1), True
@@ -268,23 +266,44 @@ class ReduceAxis(Index):
 def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     """An axis ``0 <= k < size`` for `sum`, `prod`, `max`, `min`; a dimension's name may be the size."""
     default = size.lower() if isinstance(size, str) and size.isidentifier() else "k"
-    return ReduceAxis(Axis(name or default, extent(size)))
+    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+        raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
+    return ReduceAxis(Axis(name or hidden(default), extent(size)))
 
 
+@overload
 def compute(
     shape: Extent | Sequence[Extent],
     fn: Callable[..., ExprLike],
     name: str | None = None,
     *,
     order: OrderLike | None = None,
-) -> Tensor:
-    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``.
+) -> Tensor: ...
+@overload
+def compute(
+    shape: Extent | Sequence[Extent], fn: Callable[..., tuple[ExprLike, ...]], name: Sequence[str] | None = None
+) -> tuple[Tensor, ...]: ...
+def compute(
+    shape: Extent | Sequence[Extent],
+    fn: Callable[..., ExprLike | tuple[ExprLike, ...]],
+    name: str | Sequence[str] | None = None,
+    *,
+    order: OrderLike | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``; where that is a tuple, a tensor for each.
 
     shape: integers or names of bound dimensions.  The loops are named after the parameters of fn.
+    name: of the tensor, or one for each; several tensors share the reductions in them.
     """
     axes = _axes(fn, sizes(shape), 0)
-    body = expr.expression(fn(*[Index(Affine.of(a.name)) for a in axes]))
-    return define(axes, body, name, order=order)
+    found = fn(*[Index(Affine.of(a.name)) for a in axes])
+    if isinstance(found, tuple):
+        from tensordsl import together
+
+        return together.computed(axes, found, name, order)
+    if name is not None and not isinstance(name, str):
+        raise ProgramError(f"compute: one expression has one name, got {name!r}")
+    return define(axes, expr.expression(found), name, order=order)
 
 
 def define(
@@ -361,6 +380,9 @@ def _orders(order: OrderLike | Sequence[OrderLike], count: int) -> list[tuple[Ca
 
 
 def _declare(shape: tuple[int, ...], dtype: DType, name: str | None, label: str) -> Tensor:
+    if dtype.bits < 8:
+        hint = 'convert the elements: td.cast(x[i], "int8"), x.astype("int8")'
+        raise ProgramError(f"{name or label} would be {dtype}, a type of inputs: it is read, never made", hint=hint)
     return Tensor(name or label, shape, dtype, None, name is not None, user_location())
 
 
@@ -371,9 +393,10 @@ def _define(
 
     members: the tensors of a recurrence in the making; hoisted ones that read them are added.
     """
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduced: tuple[Axis, ...] = ()
     if isinstance(body, Reduce):
+        body = with_names(body, axes)
         for a in body.axes:
             if any(a.name == other.name for other in axes):
                 raise ProgramError(
@@ -382,7 +405,8 @@ def _define(
                     hint="name it otherwise: td.reduce_axis(size, name=...)",
                 )
         reducer, reduced, body = body.reducer, body.axes, body.body
-    body = _hoist(body, axes + reduced, tensor.name, order, members)
+    body = guards.normalised(body, {a.name: (0, a.extent - 1) for a in axes + reduced})
+    body = hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
     if tensor.dtype.kind in "iu" and tensor.values is None:
         tensor.values = _values(tensor.definition, tensor.dtype)
@@ -401,14 +425,16 @@ def _values(d: Definition, t: DType) -> Range | None:
     return known_range(t)
 
 
-def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
+def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
-    A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:
-    they may be what makes the recurrence well founded.
+    A reduction that belongs to a recurrence, or that reads out of bounds elsewhere, has no terms where the
+    selects around it do not ask for it: they may be what makes the recurrence well founded.
     """
+    from tensordsl import bounds
+
     memo: dict[int, Expr] = {}
-    given = _known_at(body)
+    given = guards.cases_of_reductions(body)
 
     def go(e: Expr) -> Expr:
         if id(e) not in memo:
@@ -455,11 +481,11 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
 
     def hoisted(e: Reduce) -> Expr:
         cyclic = any(r.source is m for r in expr.reads(e) for m in members)
+        if cyclic or not bounds.inside(e, scope):
+            e = guards.restricted(e, given[id(e)])
         used = expr.free_names(e)
         if cyclic:
-            facts = given[id(e)]
-            e = expr.restricted(e, facts)
-            used |= {o.axis for o in order}.union(*(c.names() for c in facts))
+            used |= {o.axis for o in order}
         kept = tuple(a for a in scope if a.name in used)
         inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_{e.reducer.name}")
         if cyclic:
@@ -470,44 +496,30 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
     return go(body)
 
 
-def _known_at(body: Expr) -> dict[int, tuple[Affine, ...]]:
-    """For each reduction in an expression, the affine conditions (``>= 0``) that hold wherever it is needed."""
-    found: dict[int, tuple[Affine, ...]] = {}
-    seen: set[tuple[int, tuple[Affine, ...]]] = set()
-
-    def go(e: Expr, given: tuple[Affine, ...]) -> None:
-        if (id(e), given) in seen:
-            return
-        seen.add((id(e), given))
-        if isinstance(e, Reduce):
-            found[id(e)] = _common_facts(found[id(e)], given) if id(e) in found else given
-            return
-        for child, facts in expr.guarded_children(e, given):
-            go(child, facts)
-
-    go(body, ())
-    return found
-
-
-def _common_facts(a: tuple[Affine, ...], b: tuple[Affine, ...]) -> tuple[Affine, ...]:
-    """What each of two sets of conditions says, up to the constant."""
-
-    def said(c: Affine, facts: tuple[Affine, ...]) -> bool:
-        return any((c - f).is_constant and (c - f).const >= 0 for f in facts)
-
-    return tuple(dict.fromkeys([*(c for c in a if said(c, b)), *(c for c in b if said(c, a))]))
-
-
 def _axes(fn: Callable[..., Any], shape: tuple[int, ...], skip: int) -> tuple[Axis, ...]:
     """The axes of a definition, named after the parameters of its function past the first ``skip``."""
-    parameters = list(inspect.signature(fn).parameters.values())
+    parameters = _parameters(fn)
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         return tuple(Axis(f"i{d}", n) for d, n in enumerate(shape))
+    if len(parameters) != skip + len(shape):  # lambda i, c=c: .. keeps the c of now
+        parameters = [p for p in parameters if p.default is inspect.Parameter.empty]
     if len(parameters) != skip + len(shape):
         raise ProgramError(
             f"the function takes {len(parameters) - skip} indices, the shape has {len(shape)} dimensions"
         )
     return tuple(Axis(p.name, n) for p, n in zip(parameters[skip:], shape))
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        found = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # no function, or one of C
+        found = []
+    if not callable(fn) or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in found):
+        raise ProgramError(
+            f"a definition is a function of indices, got {fn!r}", hint="td.compute(shape, lambda i, j: x[j, i])"
+        )
+    return found
 
 
 def check_definition(tensor: Tensor) -> None:
@@ -528,10 +540,12 @@ def check_definition(tensor: Tensor) -> None:
         for i in indices:
             for n in sorted(i.names() - known):
                 raise ProgramError(
-                    f"{tensor.name}: index {n!r} is not an axis of this definition",
+                    f"{tensor.name}: index {shown(n)!r} is not an axis of this definition",
                     location=getattr(e, "location", None),
                     legal=sorted(known) or "this definition has no axes",
-                    hint="reduce over it with td.sum(..., axis=...)",
+                    hint=f"this {shown(n)} is another td.reduce_axis than the one in axis="
+                    if shown(n) in known
+                    else "reduce over it with td.sum(..., axis=...)",
                 )
     from tensordsl import bounds
 

@@ -21,6 +21,7 @@ from tensordsl import expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.expr import Axis, Expr, Index, Reduce, select
 from tensordsl.tensor import Tensor, define
+from tensordsl.together import several
 
 #: Extents: one, primes, vector lengths and their neighbours (no multiple of 16 lanes but 16 itself).
 EXTENTS = (1, 2, 3, 4, 5, 7, 8, 9, 11, 13, 16, 17, 19, 23, 33)
@@ -29,12 +30,40 @@ MOST_POINTS = 6000
 #: Integers up to this magnitude are exact in the type; a margin of two bits for sums of two.
 LIMIT = {
     "float32": 2**22, "float64": 2**50, "int8": 2**5, "int16": 2**13, "int32": 2**29, "int64": 2**50, "uint8": 2**6,
-    "uint16": 2**13, "uint32": 2**29,
+    "uint16": 2**13, "uint32": 2**29, "float16": 2**9, "bfloat16": 2**6,
+    "float8_e4m3fn": 2**2, "float8_e5m2": 2**1,
 }  # fmt: skip
 DTYPES = ("float32",) * 8 + ("float64", "int32", "int64", "int16", "int8", "uint8", "uint16", "uint32", "bool")
+#: With the types that kernels compute in another one.
+NARROW = (
+    ("float16", "bfloat16") * 3
+    + ("float8_e4m3fn", "float8_e5m2")
+    + ("float32", "float32", "float64", "int32", "int8", "uint8", "bool")
+)
 #: Names that C, the printer or the loops of a nest use as well.
 HOSTILE = ("i", "k", "t", "float", "t1", "call", "workspace", "x0_r")
-KINDS = ("pointwise", "pointwise", "reduction", "contraction", "stencil", "recurrence", "normalised", "system")
+KINDS = (
+    *("pointwise", "pointwise", "reduction", "contraction", "stencil", "recurrence", "normalised", "system"),
+    "monoid",
+)  # fmt: skip
+
+
+def _larger(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, Expr]:
+    """The larger value with its position, the lower of two."""
+    take = (b[0] > a[0]) | (td.equal(b[0], a[0]) & (b[1] < a[1]))
+    return select(take, b[0], a[0]), select(take, b[1], a[1])
+
+
+#: Reducers whose results are exact on small integers; the last one keeps the order of its terms.
+REDUCERS = {
+    "largest": td.reducer("largest", (-math.inf, math.inf), _larger),
+    "range": td.reducer("range", (math.inf, -math.inf), lambda a, b: (td.min(a[0], b[0]), td.max(a[1], b[1]))),
+    "total": td.reducer("total", (0, 0), lambda a, b: (a[0] + b[0], a[1] + b[1])),
+    "last": td.reducer(
+        "last", (False, 0), lambda a, b: (a[0] | b[0], select(b[0], b[1], a[1])), lift=lambda e: (True, e),
+        commutative=False,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +74,25 @@ class Known:
     bound: int
 
 
+def _sources(t: Tensor) -> set[int]:
+    """The tensors that a definition reads, also by way of reductions that became tensors of their own."""
+    found: dict[int, Tensor] = {}
+    todo = [t]
+    while todo:
+        d = todo.pop().definition
+        for r in d.reads if d is not None else []:
+            if r.source is not t and id(r.source) not in found:
+                found[id(r.source)] = r.source  # type: ignore[assignment]
+                todo.append(r.source)  # type: ignore[arg-type]
+    return set(found)
+
+
 @dataclass(slots=True)
 class Generator:
     """Builds one program from a seed.
 
     stages: definitions.  smooth: use division and functions of reals.  mixed: several dtypes.
+    narrow: several dtypes, float16 and bfloat16 among them.
     small: few elements, for oracles that look at every one.  odd: sizes of zero and hostile names too.
     """
 
@@ -60,6 +103,7 @@ class Generator:
     small: bool = False
     odd: bool = True
     kinds: tuple[str, ...] = KINDS
+    narrow: bool = False
     rng: random.Random = field(init=False)
     pool: list[Known] = field(default_factory=list)
     inputs: list[Known] = field(default_factory=list)
@@ -84,11 +128,11 @@ class Generator:
             for known in made if isinstance(made, tuple) else (made,):
                 defined.append(known)
                 self.pool.append(known)
-        read = {id(r.source) for d in defined for r in d.tensor.definition.reads if r.source is not d.tensor}  # type: ignore[union-attr]
+        every = _needed([d.tensor for d in defined])
+        read = {i for t in every for i in _sources(t)}
         outputs = [d.tensor for d in defined if id(d.tensor) not in read or self.rng.random() < 0.2]
         outputs = outputs or [defined[-1].tensor]  # two recurrences read each other
-        used = {id(r.source) for d in defined for r in d.tensor.definition.reads}  # type: ignore[union-attr]
-        inputs = [i.tensor for i in self.inputs if id(i.tensor) in used]
+        inputs = [i.tensor for i in self.inputs if id(i.tensor) in read]
         name = f"random{self.seed}"
         if self.rng.random() < 0.2:
             same = [(o, i) for o in outputs for i in inputs if (o.shape, o.dtype) == (i.shape, i.dtype) and o.shape]
@@ -100,7 +144,7 @@ class Generator:
 
     def input(self, k: int) -> None:
         rank = self.rng.choice((0, 1, 1, 2, 2, 2, 3))
-        name = self.rng.choice(DTYPES) if self.mixed else "float32"
+        name = self.rng.choice(NARROW if self.narrow else DTYPES) if self.mixed else "float32"
         shape = tuple(self.rng.choice(self.extents) for _ in range(rank))
         while math.prod(shape) > self.most:
             shape = shape[1:]
@@ -143,6 +187,7 @@ class Generator:
         reducer = reducer if points else "sum"  # an empty maximum is infinite
         for _ in range(20):
             e, bound = self.value(axes + reduced, factors, product=factors > 1)
+            e = expr.operand(e)
             total = bound
             limit = LIMIT.get(e.dtype.name, 0)
             if e.dtype.kind == "b" and self.rng.random() < 0.5:  # any and all
@@ -160,6 +205,27 @@ class Generator:
             if e.dtype.kind == "b":
                 e = expr.cast(e, "int32")
         return Known(define(axes, Reduce(expr.REDUCERS[reducer], reduced, e), name), total)
+
+    def monoid(self, name: str) -> tuple[Known, ...]:
+        """The components of a reduction by a reducer of one's own, one tensor each."""
+        axes = self.axes(self.most // 20)
+        reduced = self.axes(max(1, self.most // max(1, math.prod(a.extent for a in axes))), "krs", 1)
+        points = math.prod(a.extent for a in reduced)
+        e, bound = self.value(axes + reduced, self.rng.choice((1, 1, 2)))
+        if e.dtype.kind == "b" or e.dtype.bits < 32:
+            e = expr.cast(e, "int32")
+        if self.rng.random() < 0.2:
+            e, bound = self.combine(e, bound, *self.element(axes + reduced), "max")
+        which = self.rng.choice(("largest", "range", "total", "last"))
+        if not points or (which == "total" and bound * points > LIMIT[e.dtype.name]):
+            return (self.settle(axes, self.element(axes)[0] * 1, LIMIT["int8"], name),)
+        position = sum((Index(_v(a)) for a in reduced[1:]), Index(_v(reduced[0])))
+        where = position >= 1 if self.rng.random() < 0.2 and which in ("total", "last") else None
+        terms = {"largest": (e, position), "range": (e, e), "total": (e, 1), "last": (e,)}[which]
+        parts = REDUCERS[which].reduction(terms, reduced, where, None)
+        bounds = {"largest": (bound, points + 1), "range": (bound, bound), "total": (bound * points, points)}
+        found = several(axes, parts, [f"{name}p{n}" for n in range(2)], name)
+        return tuple(Known(t, b) for t, b in zip(found, bounds.get(which, (1, bound))))
 
     def stencil(self, name: str) -> Known:
         """A sum of guarded neighbours of one tensor."""
@@ -333,7 +399,8 @@ class Generator:
         if pick == 5:
             return select(e > 0, e, expr.constant(0, e.dtype)), bound
         if pick == 6 and self.mixed and e.dtype.kind != "u":
-            to = self.rng.choice([t for t in LIMIT if LIMIT[t] >= bound and t[0] != "u"])
+            known = [t for t in LIMIT if self.narrow or t not in NARROW or t in DTYPES]
+            to = self.rng.choice([t for t in known if LIMIT[t] >= bound and t[0] != "u"])
             return expr.cast(e, to), bound
         return _clamp(e, 5), 5
 
@@ -363,8 +430,35 @@ def _clamp(e: Expr, most: int) -> Expr:
     return expr.binary("min", expr.binary("max", e, expr.constant(least, e.dtype)), expr.constant(most, e.dtype))
 
 
+#: Seeds from here on are programs of every node kind (see random_language.py).
+WHOLE = 10**9
+#: Programs that replace those of their seed and options: the ones that failures keep.
+STORED: dict[tuple[Any, ...], td.Program] = {}
+
+
+def _needed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Some definitions and those they read, directly or through others."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    todo = list(tensors)
+    while todo:
+        t = todo.pop()
+        if t.definition is not None and id(t) not in seen:
+            seen.add(id(t))
+            found.append(t)
+            todo += [r.source for r in t.definition.reads]  # type: ignore[misc]
+    return found
+
+
 def random_program(seed: int, **options: Any) -> td.Program:
     """The program of a seed (see `Generator`)."""
+    stored = STORED.get((seed, *sorted(options.items())))
+    if stored is not None:
+        return stored
+    if seed >= WHOLE:
+        from tests.random_language import Language
+
+        return Language(seed, **options).program()
     return Generator(seed, **options).program()
 
 
@@ -375,7 +469,7 @@ def small_integers(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, 
 
     def draw(t: td.Tensor) -> np.ndarray[Any, Any]:
         low, high = t.values if t.stated and t.values is not None else (0 if t.dtype.kind in "ub" else -3, 3)
-        return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.name)
+        return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.inputs}
 
@@ -385,7 +479,7 @@ def smooth_values(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, A
     rng = np.random.default_rng(seed)
     ints = small_integers(program, seed)
     return {
-        t.name: np.asarray(rng.uniform(-3, 3, t.shape)).astype(t.dtype.name) if t.dtype.is_float else ints[t.name]
+        t.name: np.asarray(rng.uniform(-3, 3, t.shape)).astype(t.dtype.numpy) if t.dtype.is_float else ints[t.name]
         for t in program.inputs
     }
 

@@ -10,6 +10,10 @@ rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tensordsl.codegen.c import checked
+from tensordsl.codegen.c.checked import Checks
 from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.functions import FENCE
 from tensordsl.codegen.c.names import Names
@@ -17,7 +21,9 @@ from tensordsl.codegen.c.private import private
 from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
+from tensordsl.codegen.representation import represented
 from tensordsl.codegen.source import Source
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
 
 import tensordsl
@@ -28,12 +34,14 @@ from tensordsl.targets import Target
 _ALIGN = 64  # bytes
 
 
-def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
+def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: Checks | None = None) -> Source:
     """The kernel of a nest.  symbol: the function's name (default: the program's name and _kernel).
+    checks: of a debug build (see `checked`), for a nest made plain.
 
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
+    original, nest = nest, represented(replace(nest, body=split_components(nest.body)))
     body = private(nest.body)
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
@@ -43,6 +51,9 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     names = Names(known, loops, spread=plan.names(), reserved=[symbol])
     w = Writer(target, symbol, names, lanes, plan, known)
     _roles(w, nest, body)
+    w.checks = checks
+    if checks is not None:
+        w.prelude.need("TD_AT", checked.MACRO)
     statement(w, body, Place({}))
     f = w.function
     unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
@@ -52,11 +63,16 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
     stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
-    checks = [*_checks(w, parameters, needed), *(line for b in stated for line in _values_check(w, b))]
-    kernel = "\n".join([head, *checks, *f.lines, *tail, "    return 0;", "}", ""])
+    start, end = _checks(w, parameters, needed), ["    return 0;"]
+    if checks is not None:
+        w.finished.append(checked.before(symbol))
+        start, end = [*start, *checked.first_lines(symbol)], checked.LAST_LINES
+    start += [line for b in stated for line in _values_check(w, b)]
+    kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
-    return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
+    callers = tuple(p for p in original.parameters if not p.banks)
+    return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 
 
 def left_to_the_compiler(body: Stmt) -> bool:

@@ -25,6 +25,7 @@ from tensordsl.codegen.cuda.scalar_text import (
     constant_text,
     shared_nodes,
 )  # fmt: skip
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -97,7 +98,8 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     """
     for d in index_data(nest.body):
         raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
-    return _Printer(distinct(nest), target, symbol or nest.name).source()
+    plain = replace(nest, body=split_components(nest.body))
+    return _Printer(distinct(plain), target, symbol or nest.name).source()
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +123,9 @@ class _Printer:
 
     def source(self) -> CudaSource:
         nest, limits = self.nest, self.target
+        for b in buffers(nest).values():
+            if b.dtype.computed is not b.dtype or b.dtype.is_complex:
+                raise BuildError(f"{b}: {b.dtype} is printed as C only", hint="cast it to float32 on the host")
         blocks, body = block_loops(nest)
         found = phases(nest)
         self.by_stmt = {id(p.stmt): p for p in found}

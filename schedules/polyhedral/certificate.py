@@ -99,7 +99,7 @@ def structure(program: Program) -> Hashable:
         number = {a.name: n for n, a in enumerate(axes)}
         causal = tuple([(number[o.axis], o.descending) for o in d.order])
         sizes = tuple([a.extent for a in axes])
-        reducer = d.reducer.name if d.reducer else None
+        reducer = d.reducer.key if d.reducer else None
         rows.append((sizes, len(d.axes), reducer, causal, t.dtype.name, expr.structure(body)))
     return (tuple(rows), tuple([names[t.name] for t in program.outputs]))
 

@@ -27,6 +27,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
 
 from tensordsl import expr
 from tensordsl.affine import Affine, Datum, Interval, interval
+from tensordsl.combination import Combine
 from tensordsl.errors import Location
 from tensordsl.expr import Expr, Index, Read
 from tensordsl.program import Program
@@ -83,6 +84,10 @@ def extract(nest: LoopNest) -> Events:
         if place.expected is not None:
             _caller(found, place, place.expected, Role.NEEDS_COMPLETE, found.order)
     return found
+
+
+def _called(op: Combine) -> str:
+    return repr(op if isinstance(op, str) else op.name)
 
 
 def _structure(message: str, *stores: Stmt) -> Refuted:
@@ -347,10 +352,10 @@ class _StoreEvents:
         if t.definition is None or t.definition.reducer is None:
             raise self.wrong(f"{t.name} is not a reduction")
 
-    def operation(self, needed: str) -> None:
+    def operation(self, needed: Combine) -> None:
         if self.s.op != needed:
-            said = f"combines by {self.s.op!r}" if self.s.op else "overwrites its cell"
-            raise self.wrong(f"the store {said}, its meaning needs {repr(needed) if needed else 'a plain store'}")
+            said = f"combines by {_called(self.s.op)}" if self.s.op else "overwrites its cell"
+            raise self.wrong(f"the store {said}, its meaning needs {_called(needed) if needed else 'a plain store'}")
 
     def points(self, t: Tensor) -> tuple[Affine, ...]:
         i = self.s.instance

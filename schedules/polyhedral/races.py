@@ -13,6 +13,7 @@ from tensordsl.schedules.polyhedral.events import Event, Loop, Place, Refuted, R
 from tensordsl.schedules.polyhedral.isl_build import fixed, multi, named, ordered, point
 
 from tensordsl.affine import Affine
+from tensordsl.combination import Combination
 
 _COMBINES = (Role.COMBINE, Role.NEEDS_STATE)
 
@@ -44,7 +45,9 @@ def check_races(events: Iterable[Event], ordered_tensors: Container[str] = ()) -
 
 
 def _reduces_lanes(a: Event, b: Event, loop: Loop) -> bool:
-    if loop.kind != "vector" or a.step is not b.step or a.step.store is None or not a.step.store.op:
+    if loop.kind != "vector" or a.step is not b.step or a.step.store is None:
+        return False
+    if not a.step.store.op or isinstance(a.step.store.op, Combination):  # the machine has no step for the latter
         return False
     return all(e.role in _COMBINES and all(loop.var not in c.names() for c in e.cell) for e in (a, b))
 

@@ -42,6 +42,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.tensor import Definition
 
@@ -129,10 +130,11 @@ class _Scope:
         for i, u in enumerate(self.combines):
             for v in self.combines[i:]:
                 self.once(u, v, self.definitions if again else [])
-        if exact:
-            for u in self.combines:
-                for v in self.combines:
-                    self.in_order(u, v, self.definitions if again else [])
+        for u in self.combines:
+            if not ordered_points(self.program_definition(u.tensor), exact):
+                continue
+            for v in self.combines:
+                self.in_order(u, v, self.definitions if again else [])
 
     # -- relations between events
 
@@ -258,12 +260,13 @@ class _Scope:
 
     def in_order(self, u: Event, v: Event, definitions: list[Event]) -> None:
         """No later combination has an earlier point, and no partial result is combined as a whole."""
-        definition = self.program_definition(u.tensor)
-        if u.tensor != v.tensor or definition is None or not rounds(definition):
+        if u.tensor != v.tensor:
             return
         if u.role is Role.COMBINE and u.moves:
             raise _Fails(partial(_merged, u))
-        count = len(definition.reduce_axes)
+        definition = self.program_definition(u.tensor)
+        assert definition is not None
+        count = len(definition.reduce_axes)  # the numbers that decide which points count come after
         earlier = isl.Map.lex_gt(space(count)).preimage_domain_multi_aff(multi(u.points[:count], u.dims))
         pairs = earlier.preimage_range_multi_aff(multi(v.points[:count], v.dims)).intersect(self.after(u, v))
         pairs = pairs.intersect(self.same(u, v, "element"))
@@ -309,7 +312,16 @@ class _Scope:
 
 def rounds(d: Definition) -> bool:
     """Can the value of a reduction depend on the order of its points?"""
+    if isinstance(d.reducer, Monoid):
+        return True
     return d.reducer is not None and d.reducer.combine in ("add", "mul") and d.body.dtype.is_float
+
+
+def ordered_points(d: Definition | None, exact: bool) -> bool:
+    """Must a reduction combine its points in the written order?"""
+    if d is None or d.reducer is None:
+        return False
+    return (exact and rounds(d)) or (isinstance(d.reducer, Monoid) and not d.reducer.commutative)
 
 
 def _distinct(m: isl.Map, a: Event, b: Event) -> isl.Map:

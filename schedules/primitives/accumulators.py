@@ -68,6 +68,8 @@ def _accumulated(s: Schedule, x: For, lanes: int, accumulators: int, name: str) 
         raise ScheduleError(
             f'the body of "{x.var}" is not one update of a reduction', hint="distribute or reorder the loop first"
         )
+    if not isinstance(update.op, str):
+        raise ScheduleError(f"{update.instance.tensor} has a reducer of its own", hint="rfactor it instead")
     if any(x.var in i.names() for i in update.index):
         raise ScheduleError(f'every iteration of "{x.var}" updates another cell', hint="vectorize the loop")
     if len(x.lo) != 1 or len(x.hi) != 1 or x.step != 1 or x.kind != "serial":

@@ -29,6 +29,7 @@ from tensordsl.schedules.simplify import simplify
 
 from tensordsl import accesses, expr
 from tensordsl.affine import Affine, Datum
+from tensordsl.combination import Monoid
 from tensordsl.data_index import affine_value
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Axis, Const, Expr, Index, Op, Read, select
@@ -115,7 +116,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     """Split a reduction into ``factor`` interleaved partial ones and their combination.
 
     The partial results form a stage of their own with one more dimension: independent accumulators
-    for vector lanes or threads.
+    for vector lanes or threads.  Where the order of the terms counts, each takes neighbours.
 
     Requires: the stage is a reduction whose loops are not ordered yet; ``axis`` is one of its
     reduction axes.  A size that does not divide is guarded by the identity.
@@ -145,15 +146,18 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     _require_free(program, label)
     size = d.reduce_axes[position].extent
     outer, lane = f"{axis}.o", f"{axis}.l"
+    steps = -(-size // factor)
     whole = Affine.of(outer) * factor + Affine.of(lane)
+    if isinstance(d.reducer, Monoid) and not d.reducer.commutative:  # each lane takes neighbours
+        if position:
+            raise ScheduleError(f"the terms of {stage} are combined in order, first along {d.reduce_axes[0].name}")
+        whole = Affine.of(lane) * steps + Affine.of(outer)
     body = expr.substitute(d.body, {axis: whole})
     if size % factor:
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
-    partial = Definition(
-        axes, body, d.reducer, (*others[:position], Axis(outer, -(-size // factor)), *others[position:])
-    )
+    partial = Definition(axes, body, d.reducer, (*others[:position], Axis(outer, steps), *others[position:]))
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
     return program.with_definitions({stage: combined}, [added])

@@ -15,6 +15,7 @@ from tensordsl.schedules.loopnest import For, buffers
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.affine import Affine
+from tensordsl.dtypes import TupleType
 from tensordsl.errors import ScheduleError
 from tensordsl.targets import Target
 from tensordsl.tensor import Definition, Tensor
@@ -48,9 +49,10 @@ def row_extent(t: Tensor, tile: Tile) -> int:
     return next((a.extent for a in definition_of(t).axes if a.name == tile.row), 1)
 
 
-def registers_needed(tile: Tile, mr: int, nv: int) -> int:
+def registers_needed(t: Tensor, tile: Tile, mr: int, nv: int) -> int:
     """Vector registers: accumulators, one set of streamed vectors, a broadcast operand."""
-    return mr * nv + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
+    parts = len(t.dtype.parts) if isinstance(t.dtype, TupleType) else 1
+    return mr * nv * parts + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
 
 
 def share(extent: int, tile: int) -> float:
@@ -84,7 +86,7 @@ def default_sizes(t: Tensor, tile: Tile, target: Target) -> TileSizes:
         if nv > 1 and (nv - 1) * lanes >= t.shape[-1]:
             break
         for mr in range(1, 33):
-            if mr > rows or registers_needed(tile, mr, nv) > target.registers:
+            if mr > rows or registers_needed(t, tile, mr, nv) > target.registers:
                 break
             score = tile_score(t, tile, target, mr, nv)
             if score > best:
@@ -108,7 +110,7 @@ def _worth_packing(t: Tensor, tile: Tile, target: Target, mr: int) -> bool:
     streams = [r for r in definition_of(t).reads if depends(r, tile.vector)]
     if any(stride(r, tile.vector) != 1 for r in streams):
         return True
-    size = max(elements_of(r.source.shape) for r in streams) * t.dtype.bytes
+    size = max(elements_of(r.source.shape) * r.source.dtype.bytes for r in streams)
     return size > target.caches[1] * 2 if len(target.caches) > 1 else False
 
 
