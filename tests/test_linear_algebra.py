@@ -229,3 +229,18 @@ def test_lanes_need_known_terms() -> None:
     y = td.compute((4,), lambda i: td.sum(v[p], axis=p, where=(start[i] <= p) & (p < start[i + 1])), "y")
     with pytest.raises(td.ScheduleError, match="are read from memory"):
         Schedule(td.Program([v, start], [y], "rows")).accumulate("y", "p", 4)
+
+
+def test_terms_of_the_other_case_keep_their_conditions() -> None:
+    """``0 if c else (term if k < j else 0)`` has no terms from j on."""
+    a, k = td.placeholder((9,), name="a"), td.reduce_axis(9, "k")
+
+    def sums(j: td.Expr) -> td.Expr:
+        term = td.select(td.equal(j, 3), 0.0, td.select(k < j, a[k], 0.0))
+        return td.sum(term, axis=k)
+
+    s = Schedule(td.Program([a], [td.compute((9,), sums, "y")], "partial"))
+    assert "for k in 0..min(9, j):" in str(s)
+    x = np.arange(9.0, dtype=np.float32)
+    found = interpret(s.validate().nest, {"a": x})["y"]
+    np.testing.assert_array_equal(found, [0.0 if j == 3 else x[:j].sum() for j in range(9)])
