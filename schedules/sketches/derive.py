@@ -20,10 +20,10 @@ from tensordsl.schedules.sketches.contraction import (
     tile_score,
 )  # fmt: skip
 from tensordsl.schedules.sketches.data import apply_scatter, scatters
-from tensordsl.schedules.sketches.one_pass import share_rows
 from tensordsl.schedules.sketches.panels import WIDTHS, apply_panel, panels
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
+from tensordsl.schedules.sketches.shared_rows import share_rows
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 from tensordsl.schedules.sketches.triangular import apply_triangle, triangle
 
