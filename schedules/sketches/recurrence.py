@@ -17,9 +17,10 @@ from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
 from tensordsl.schedules.sketches.blocked import BlockSizes, apply_blocks, blocks
+from tensordsl.schedules.sketches.orientation import neighbours, orient
 from tensordsl.schedules.sketches.rows import try_step
 from tensordsl.schedules.sketches.strips import apply_strips, strips
-from tensordsl.schedules.sketches.sums import apply_sums, reads_along, step_along
+from tensordsl.schedules.sketches.sums import apply_sums
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -37,20 +38,23 @@ _MOST_STATEMENTS = 96
 def apply_recurrence(s: Schedule, group: Group, target: Target, sizes: BlockSizes | None = None) -> Schedule:
     """The schedule with the loops and buffers of one cyclic group arranged, in blocks of a size if one is given."""
     names = [t.name for t in group.tensors]
-    found = blocks(s.program, group) if sizes is not None else None
+    free = s.program.rounding == "free"  # blocks, strips and sums in vectors add terms up in another order
+    found = blocks(s.program, group) if free and sizes is not None else None
     if found is not None and sizes is not None:
         s = apply_blocks(s, found, sizes)
-    narrow = strips(s.program, group, target) if found is None else None
+    narrow = strips(s.program, group, target) if free and found is None else None
     if narrow is not None:
         stripped = try_step(s, lambda x: apply_strips(x, narrow, cut_ranges))
         narrow, s = (narrow, stripped) if stripped is not s else (None, s)
     for name in names if found is None and narrow is None else ():
         s = _store_inside(s, name)
     for name in names:
-        s = _fold(s, name)
+        s = fold_slices(s, name)
+    if found is None and narrow is None:
+        s = orient(s, set(names))
     s = cut_ranges(s, set(names))
     s = _without_unread(s, set(names))
-    s = apply_sums(s, set(names), target)
+    s = apply_sums(s, set(names), target) if free else s
     return _vectorize(s, set(names), target)
 
 
@@ -79,7 +83,7 @@ def _touches(x: Store, name: str) -> bool:
     return x.buffer.name == name or any(r.source.name == name for r in expr.reads(x.value))
 
 
-def _fold(s: Schedule, name: str) -> Schedule:
+def fold_slices(s: Schedule, name: str) -> Schedule:
     """As few slices of the slowest causal axis as the values allow."""
     buffer = buffers(s.nest).get(name)
     d = definition_of(s.program[name])
@@ -101,13 +105,13 @@ def _fold(s: Schedule, name: str) -> Schedule:
 def cut_ranges(s: Schedule, stages: set[str]) -> Schedule:
     """Cut ranges until no condition on the indices is left in the loops, the outermost range first."""
     count = 0
-    tried: set[tuple[str, Affine]] = set()
+    tried: set[tuple[str, str, Affine]] = set()
     while sum(1 for _ in stores(s.nest.body)) <= _MOST_STATEMENTS:
-        found = next((f for f in _changes(s.nest.body, stages, Context()) if f[1:] not in tried), None)
+        found = next((f for f in _changes(s.nest.body, stages, Context()) if f not in tried), None)
         if found is None:
             return s
         stage, loop, point = found
-        tried.add((loop, point))
+        tried.add(found)
         count += 1
         s = s.partition(stage, loop, str(point), suffix=f"p{count}")
     return s
@@ -179,7 +183,7 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if any(_stays(st) for st, _ in inside) and all(_stays(st) or st.instance.kind == "init" for st, _ in inside):
             continue  # no code is made of it
-        if not all(_neighbours(st, x.var) for st, _ in inside):
+        if not all(neighbours(st, x.var) for st, _ in inside):
             continue
         analysis = analysis or Analysis(s.nest)
         if analysis.freedom(x).exact:
@@ -202,8 +206,3 @@ def _full_vectors(s: Schedule, stage: str, loop: str) -> Schedule:
 def _stays(st: Store) -> bool:
     """Is an element where it should be already?"""
     return isinstance(st.value, Read) and st.value.source is st.buffer and st.value.index == st.index
-
-
-def _neighbours(st: Store, var: str) -> bool:
-    """Do the lanes of a statement write neighbouring cells, and read neighbouring or equal ones?"""
-    return step_along(st.buffer, st.index, var) == 1 and all(x in (0, 1, -1) for x in reads_along(st, var))
