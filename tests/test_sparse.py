@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,9 @@ import pytest
 from tensordsl.autotune.driver import kernel_of
 from tensordsl.codegen.c.printer import to_c
 from tensordsl.codegen.compile import compile_sources
-from tensordsl.codegen.runtime import Kernel
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
-from tensordsl.schedules.loopnest import LoopNest
+from tensordsl.schedules.loopnest import Alloc, For, LoopNest, Seq, Stmt, rewrite
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
 
@@ -22,6 +23,7 @@ import tensordsl as td
 from examples import sparse
 from tensordsl.interpreter import random_inputs
 from tensordsl.targets import target
+from tests import kernel_runner
 from tests.random_programs import small_integers
 from tests.random_schedules import Steps, apply
 from tests.validation_mutations import mutate
@@ -211,8 +213,8 @@ def test_equal_indices_are_read_once() -> None:
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", OPERATORS)
-def test_random_schedules_in_c(name: str) -> None:
-    """The C of random proven schedules gives the same, to the last bit on small integers."""
+def test_random_schedules_in_c(name: str, tmp_path: Path) -> None:
+    """The C of random proven schedules gives the same, to the last bit on small integers, at the edge of memory."""
     program, machine = tiny(name), target("native")
     cases = []
     for seed in range(12):
@@ -224,12 +226,14 @@ def test_random_schedules_in_c(name: str) -> None:
                 continue
         cases.append(s)
     sources = [to_c(s.nest, machine, f"sparse_{n}") for n, s in enumerate(cases)]
-    for s, compiled in zip(cases, compile_sources(sources)):
+    jobs = []
+    for n, (s, compiled) in enumerate(zip(cases, compile_sources(sources))):
         assert not isinstance(compiled, td.BuildError), f"{compiled}\n{s.trace.to_python()}\n{s}"
-        kernel = Kernel(compiled, s.nest, s)
-        for inputs in draws(program, 3):
-            [(_, expected)] = td.interpret(program, inputs).items()
-            assert np.array_equal(kernel(*inputs.values()), expected), f"{s.trace.to_python()}\n{s}"
+        trials = [(x, td.interpret(program, x), None) for x in draws(program, 3)]
+        kernel_runner.save(tmp_path / f"{n}.npz", s.nest, trials)
+        jobs.append(kernel_runner.job(compiled, s.nest, tmp_path / f"{n}.npz", len(trials)))
+    for s, verdict in zip(cases, kernel_runner.run(jobs, tmp_path)):
+        assert verdict == "right", f"{verdict}\n{s.trace.to_python()}\n{s}"
 
 
 ARRAY_NOTATION: dict[str, Any] = {
@@ -269,3 +273,67 @@ def test_take_along_axis() -> None:
     first, second = td.interpret(program, inputs).values()
     assert np.array_equal(first, np.take_along_axis(inputs["x"], inputs["index"], -1))
     assert np.array_equal(second, np.take_along_axis(inputs["x"], inputs["along"], 0))
+
+
+def test_a_prefetch_reads_its_index_in_bounds() -> None:
+    """The element that is asked for may lie outside; the numbers that say which one are read."""
+    s = Schedule(tiny("spmv"))
+    with pytest.raises(td.ScheduleError, match=r"start\[m \+ 2\].*|index m \+ 2"):
+        s.prefetch("out", "x", "m", ahead=2)
+
+
+@pytest.mark.compiler
+def test_a_condition_on_data_is_asked_in_active_lanes_alone(tmp_path: Path) -> None:
+    """A partial vector of guarded rows does not read the indices of rows that do not exist."""
+    program = tiny("padded_embedding")
+    s = Schedule(program).split("out", "n", 4).reorder("out", "n.o", "d", "n.i").vectorize("out", "n.i", lanes=4)
+    machine = target("native")
+    [compiled] = compile_sources([to_c(s.nest, machine, "partial_rows")])
+    assert not isinstance(compiled, td.BuildError)
+    trials = [(x, td.interpret(program, x), None) for x in draws(program, 2)]
+    kernel_runner.save(tmp_path / "0.npz", s.nest, trials)
+    assert kernel_runner.run([kernel_runner.job(compiled, s.nest, tmp_path / "0.npz", 2)], tmp_path) == ["right"]
+
+
+def ragged_by_computed_ends() -> td.Program:
+    x, v = td.placeholder((5,), "int32", name="x"), td.placeholder((6,), name="v")
+    ends = td.compute((5,), lambda i: td.clip(x[i], 0, 6), name="ends")
+    z = td.reduce_axis(6, name="z")
+    total = td.compute((4,), lambda m: td.sum(v[z], axis=z, where=(ends[m] <= z) & (z < ends[m + 1])), name="total")
+    return td.Program([x, v], [total])
+
+
+def test_bounds_that_are_computed_first() -> None:
+    """Numbers that bound a loop are there before it starts, and it does not change them."""
+    program = ragged_by_computed_ends()
+    nest = Schedule(program).nest
+    assert find_violation(nest) is None
+    assert runs_right(nest, program, draws(program, 4))
+    assert isinstance(nest.body, Alloc) and isinstance(nest.body.body, Seq)
+    ends, total = nest.body.body.items
+    late = find_violation(replace(nest, body=replace(nest.body, body=Seq((total, ends)))))
+    assert late is not None and late.kind == "value"
+
+    def inside(x: Stmt) -> Stmt | None:
+        return replace(x, body=Seq((ends, x.body))) if isinstance(x, For) and x.var == "z" else None
+
+    again = rewrite(total, inside)
+    found = find_violation(replace(nest, body=replace(nest.body, body=again)))
+    assert found is not None and "is written there" in found.message
+    found = find_violation(replace(nest, body=replace(nest.body, body=Seq((ends, again)))))
+    assert found is not None and "is written there" in found.message
+
+
+def test_a_guard_on_a_computed_index() -> None:
+    """A condition on the expression that is the index guards it."""
+    x, n = td.placeholder((5,), name="x"), td.placeholder((7,), "int32", name="n")
+
+    def element(i: td.Expr) -> td.Expr:
+        at = td.clip(n[i], -1, 4)
+        return td.select(at >= 0, x[at], -1.0)
+
+    program = td.Program([x, n], [td.compute((7,), element, name="y")])
+    inputs = {"x": np.arange(5, dtype=np.float32), "n": np.array([-9, -1, 0, 2, 4, 7, 1], np.int32)}
+    assert td.interpret(program, inputs)["y"].tolist() == [-1, -1, 0, 2, 4, 4, 1]
+    for machine in (target("avx2"), target("portable")):
+        assert find_violation(default_schedule(program, machine).nest) is None
