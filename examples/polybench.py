@@ -214,9 +214,8 @@ def _lu(A: td.Tensor) -> td.Tensor:
     k = td.reduce_axis(n, "k")
 
     def element(LU, i, j):
-        left = A[i, j] - td.sum(LU[i, k] * LU[k, j], axis=k, where=k < j)
-        right = A[i, j] - td.sum(LU[i, k] * LU[k, j], axis=k, where=k < i)
-        return td.select(j < i, left / LU[j, j], right)
+        rest = A[i, j] - td.sum(LU[i, k] * LU[k, j], axis=k, where=(k < i) & (k < j))
+        return td.select(j < i, rest / LU[j, j], rest)
 
     return recurrence((n, n), element, "LU", order=("i", "j"))
 

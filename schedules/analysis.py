@@ -184,6 +184,8 @@ def inlinable(program: Program, kept: Container[str] = ()) -> str | None:
         if affine_value(d.body) is None and read_in_index(program, t.name):
             continue
         readers = program.consumers(t.name)
+        if any(definition_of(c).order for c in readers) and any(_advances(r) for r in d.reads):
+            continue  # the results of recurrences on the way to other ones are combined once
         if t.name in kept or any(c.name in kept for c in readers):
             continue
         sites = [r for c in readers for r in definition_of(c).reads if r.source.name == t.name]
@@ -200,6 +202,11 @@ def inlinable(program: Program, kept: Container[str] = ()) -> str | None:
         if again <= 1 and len({s.index for s in sites}) == 1 and len(readers) == 1:
             return t.name
     return None
+
+
+def _advances(r: Read) -> bool:
+    source = r.source
+    return isinstance(source, Tensor) and source.definition is not None and bool(source.definition.order)
 
 
 def decided_by_data(d: Definition) -> frozenset[str]:

@@ -33,9 +33,10 @@ class NoBox(Exception):
     """The touched elements have no affine box of constant size; the text says which index."""
 
 
-def span(index: Affine, inner: Sequence[For]) -> Span:
+def span(index: Affine, inner: Sequence[For], around: Context | None = None) -> Span:
     """The values of an index over the loops ``inner`` (outermost first), as base plus extent.
 
+    around: what bounds loops whose number of iterations is no constant (None: they have no box).
     Raises NoBox where the size of an inner loop or the index itself is not a constant box.
     """
     base, last, ends = index, index, [index]
@@ -43,16 +44,14 @@ def span(index: Affine, inner: Sequence[For]) -> Span:
         c = base.coefficient(f.var)
         if any(f.var in a.names() for a, _ in index.terms if not isinstance(a, str)):
             raise NoBox(f"index {index} divides loop {f.var}, or reads memory at it")
+        sizes = [e.coefficient(f.var) for e in ends]
+        ends = [x for e, k in zip(ends, sizes) for x in _extremes(e, f, k)]
         if not c and not last.coefficient(f.var):
             continue
-        lo, size = _constant_size(f)
+        lo, size = _constant_size(f, None if around is None else _inside(around, inner, f))
         env_lo = {f.var: lo}
         base = base.substitute(env_lo if c > 0 else {f.var: lo + (size - 1)})
         last = last.substitute({f.var: lo + (size - 1)} if c > 0 else env_lo)
-        new_ends = []
-        for e in ends:
-            new_ends += [e.substitute({f.var: h - 1}) for h in f.hi] if c > 0 else [e.substitute(env_lo)]
-        ends = new_ends
     extent = last - base
     if extent.terms:
         raise NoBox(f"index {index} covers a number of elements that varies: {extent + 1}")
@@ -60,7 +59,23 @@ def span(index: Affine, inner: Sequence[For]) -> Span:
     return Span(base, extent.const + 1, tight)
 
 
-def _constant_size(f: For) -> tuple[Affine, int]:
+def _extremes(end: Affine, f: For, coefficient: int) -> list[Affine]:
+    """Bounds of an end over a loop."""
+    if not coefficient:
+        return [end]
+    return [end.substitute({f.var: h - 1}) for h in f.hi] if coefficient > 0 else [end.substitute({f.var: f.lo[0]})]
+
+
+def _inside(around: Context, inner: Sequence[For], f: For) -> Context:
+    """What is known where a loop of ``inner`` begins."""
+    for g in inner:
+        if g is f:
+            break
+        around = around.inside(g)
+    return around
+
+
+def _constant_size(f: For, c: Context | None) -> tuple[Affine, int]:
     """A lower bound and a constant number of iterations that contain the loop."""
     best: tuple[Affine, int] | None = None
     for lo in f.lo:
@@ -68,6 +83,12 @@ def _constant_size(f: For) -> tuple[Affine, int]:
             size = hi - lo
             if not size.terms and (best is None or size.const < best[1]):
                 best = (lo, size.const)
+    if best is None and c is not None:
+        for lo in f.lo:
+            for hi in f.hi:
+                most = c.maximum(hi - lo)
+                if most is not None and (best is None or most < best[1]):
+                    best = (lo, most)
     if best is None:
         raise NoBox(f"loop {f.var} has no constant number of iterations")
     return best

@@ -581,6 +581,9 @@ def conditional_term(body: Expr, reducer: Reducer | Monoid) -> tuple[tuple[Affin
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
         known, other = facts(body.args[0]), body.args[2]
+        if is_identity(body.args[1], reducer):  # the terms of the other case, under their own conditions
+            inner, term = conditional_term(other, reducer)
+            return found + inner, replace(body, args=(*body.args[:2], term))
         if known is None or not is_identity(other, reducer):
             break
         found, body = found + known, body.args[1]

@@ -194,11 +194,24 @@ def _specialize(r: Steps, s: Schedule) -> Drawn:
     return (stage, [*loops, "none"][k], f"{around} {r.rng.choice(('>=', '<', '=='))} {r.rng.randint(0, 3)}"), {}
 
 
+def _distribute(r: Steps, s: Schedule) -> Drawn:
+    before = r.rng.choice([r.stage(s), r.stage_and_loop(s)[1]])
+    return r.stage_and_loop(s), {"before": before, "suffix": "d"} if r.rng.random() < 0.5 else {}
+
+
 def _partition(r: Steps, s: Schedule) -> Drawn:
     stage, loops = r.band(s)
     k = r.rng.randrange(len(loops)) if loops else 0
     outer = r.rng.choice(["", *loops[:k]])
     return (stage, [*loops, "none"][k], f"{outer} + {r.rng.randint(0, 3)}" if outer else str(r.rng.randint(0, 9))), {}
+
+
+def _transform_layout(r: Steps, s: Schedule) -> Drawn:
+    name = r.local(s)
+    known = buffers(s.nest)
+    order = list(range(len(known[name].shape) if name in known else 2))
+    r.rng.shuffle(order)
+    return (name, order), {}
 
 
 def _store_at(r: Steps, s: Schedule) -> Drawn:
@@ -272,7 +285,9 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "separate": lambda r, s: (r.stage_and_loop(s), {"suffix": "s"} if r.rng.random() < 0.3 else {}),
     "specialize": _specialize,
     "partition": _partition,
-    "distribute": _plain,
+    "distribute": _distribute,
+    "drop": _plain,
+    "accumulate": lambda r, s: ((*r.stage_and_loop(s), r.rng.choice(LANES), r.rng.choice((1, 2, 3, 4))), {}),
     "interleave": lambda r, s: ((*r.stage_and_loop(s), tuple(r.rng.randrange(3) for _ in range(2))), {}),
     "decompose_reduction": _plain,
     "jam": _jam,
@@ -294,6 +309,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "scatter": lambda r, s: ((stage := r.stage(s), r.loop(s, stage)), {}),
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
     "store_at": _store_at,
+    "transform_layout": _transform_layout,
     "shear": lambda r, s: ((r.local(s), *r.rng.sample(range(2), 2), r.rng.choice((1, 2))), {}),
     "permute": lambda r, s: ((r.local(s), tuple(r.rng.sample(range(2), 2))), {}),
     "storage_align": lambda r, s: ((r.local(s), r.rng.choice((8, 16, 17, 40))), {}),
@@ -322,9 +338,12 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "specialize",
         "partition",
         "distribute",
+        "drop",
+        "accumulate",
         "decompose_reduction",
         "fold",
         "store_at",
+        "transform_layout",
         "set_scope",
         "permute",
         "shear",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,24 @@ def test_a_schedule_is_completed() -> None:
         assert not any(s.args[0] == "y" for s in schedule.trace.steps[len(mine.trace.steps) :])
     nest = str(Builder(program, AVX2, pin=pin).schedule(DEFAULT))
     assert "unroll i.i in 0..4:" in nest and "z_acc" in nest  # the user's loops, and the rules' tile
+
+
+@pytest.mark.parametrize("stage", ["y", "out"])
+def test_what_a_schedule_touches_is_in_no_panel(stage: str) -> None:
+    a = td.placeholder((24, 40), name="a")
+
+    def filtered(y, i, j):  # type: ignore[no-untyped-def]
+        return a[i, j] + td.select(i > 1, 0.5 * y[i - 1, j] - 0.25 * y[i - 2, j], 0.0)
+
+    y = td.recurrence((24, 40), filtered, name="y", order="i")
+    program = td.Program([a], [td.compute((24, 40), lambda i, j: y[i, j] + a[i, j], name="out")])
+    tight = replace(AVX2, caches=(1024, 2048))
+    assert "out.panel" in Builder(program, tight).sketches[0].holes
+    pin = pinned(program, tight, Schedule(program).split(stage, "j", 4))
+    assert not any(hole.endswith(".panel") for s in pin.sketches for hole in s.holes)
+    schedule = Builder(program, tight, pin=pin).schedule(DEFAULT)
+    schedule.validate()
+    assert not any(s.args[0] == stage for s in schedule.trace.steps[1:])
 
 
 def test_what_a_schedule_touches_is_not_inlined_or_moved() -> None:

@@ -15,103 +15,12 @@ from tensordsl.schedules.schedule import PRIMITIVES, Schedule, load_primitives
 from tensordsl.schedules.trace import Hole, Step, Trace
 
 import tensordsl as td
+from tests.primitive_programs import PROGRAMS, chain
 from tests.random_programs import small_integers
 
 load_primitives()
 NAMES = sorted(PRIMITIVES)
 S = Any  # a Schedule; its primitives are looked up by name
-
-
-def chain() -> td.Program:
-    """h: a stencil; c: a matrix product of it; y: an epilogue."""
-    x, w, b = td.placeholder((8, 13), name="x"), td.placeholder((9, 10), name="w"), td.placeholder((10,), name="b")
-    h = td.compute((6, 9), lambda i, j: x[i, j] + x[i + 2, j + 1] * 2.0, name="h")
-    k = td.reduce_axis(9, "k")
-    c = td.compute((6, 10), lambda i, j: td.sum(h[i, k] * w[k, j], axis=k), name="c")
-    y = td.compute((6, 10), lambda i, j: c[i, j] * 2.0 + b[j], name="y")
-    return td.Program([x, w, b], [y], "chain")
-
-
-def rows() -> td.Program:
-    """v: three rows of h; d: divided by something that stays the same in a row."""
-    x, m = td.placeholder((9, 8), name="x"), td.placeholder((7,), name="m")
-    h = td.compute((9, 8), lambda i, j: x[i, j] * 2.0, name="h")
-    v = td.compute((7, 8), lambda i, j: h[i, j] + h[i + 1, j] + h[i + 2, j], name="v")
-    d = td.compute((7, 8), lambda i, j: v[i, j] / (m[i] * m[i] + 1.0), name="d")
-    return td.Program([x, m], [d], "rows")
-
-
-def scan() -> td.Program:
-    x = td.placeholder((6, 5), name="x")
-    s = td.recurrence((6, 5), lambda s, t, i: td.select(t >= 1, s[t - 1, i], 0.0) + x[t, i], name="s", order="t")
-    z = td.compute((5,), lambda i: s[5, i] * 3.0, name="z")
-    return td.Program([x], [z], "scan")
-
-
-def spread() -> td.Program:
-    """A sum of squared distances from the mean: two reductions over one axis, one using the other."""
-    x = td.placeholder((4, 6), name="x")
-    k = td.reduce_axis(6, name="k")
-    t = td.compute((4,), lambda i: td.sum(x[i, k], axis=k), name="t")
-    q = td.compute((4,), lambda i: td.sum((x[i, k] - t[i]) * (x[i, k] - t[i]), axis=k), name="q")
-    return td.Program([x], [q], "spread")
-
-
-def fields() -> td.Program:
-    """e and h advance together; h needs the next row of e."""
-    x = td.placeholder((7, 5), name="x")
-
-    def e(e, h, t, i, j):  # type: ignore[no-untyped-def]
-        return td.select(t > 0, e[t - 1, i, j] + 2.0 * h[t - 1, i, j], x[i, j])
-
-    def h(e, h, t, i, j):  # type: ignore[no-untyped-def]
-        return td.select(t > 0, td.select(i < 6, h[t - 1, i, j] - e[t, i + 1, j] + e[t, i, j], 0.0), x[i, j])
-
-    e, h = td.recurrences([(4, 7, 5)] * 2, [e, h], ["e", "h"], order="t")
-    return td.Program([x], [td.compute((7, 5), lambda i, j: h[3, i, j], name="z")], "fields")
-
-
-def steady() -> td.Program:
-    """c: coefficients that are the same in every step and every row."""
-    x = td.placeholder((5, 6), name="x")
-    c = td.recurrence(
-        (3, 5, 6), lambda c, t, i, j: td.select(j > 0, 0.5 * c[t, i, j - 1] + 1.0, 0.0), name="c", order=("t", "j")
-    )
-
-    def row(y, t, i, j):  # type: ignore[no-untyped-def]
-        return td.select(t > 0, c[t, i, j] * y[t - 1, i, j], x[i, j])
-
-    y = td.recurrence((3, 5, 6), row, name="y", order="t")
-    return td.Program([x], [td.compute((5, 6), lambda i, j: y[2, i, j], name="z")], "steady")
-
-
-def known() -> td.Program:
-    """A product with a constant that is doubled first."""
-    x, w = td.placeholder((4, 6), name="x"), td.constant(np.arange(30.0).reshape(5, 6), name="w")
-    twice = td.compute((5, 6), lambda i, j: w[i, j] * 2.0, name="twice")
-    k = td.reduce_axis(6, name="k")
-    return td.Program([x], [td.compute((4, 5), lambda i, j: td.sum(x[i, k] * twice[j, k], axis=k), name="y")], "known")
-
-
-def window() -> td.Program:
-    """A correlation with three taps down and across, two channels."""
-    x, w = td.placeholder((7, 8, 2), name="x"), td.placeholder((3, 3, 2, 4), name="w")
-    r, s, c = td.reduce_axis(3, "r"), td.reduce_axis(3, "s"), td.reduce_axis(2, "c")
-    term = lambda i, j, o: td.sum(x[i + r, j + s, c] * w[r, s, c, o], axis=(r, s, c))  # noqa: E731
-    return td.Program([x, w], [td.compute((5, 6, 4), term, name="y")], "window")
-
-
-def counts() -> td.Program:
-    """h: a sum of rows by destination; g: rows of it, looked up."""
-    x, to = td.placeholder((9, 4), name="x"), td.placeholder((9,), "int32", name="to", values=range(-1, 7))
-    k = td.reduce_axis(9, name="k")
-    h = td.compute((5, 4), lambda i, j: td.sum(x[k, j], axis=k, where=(to[k] == i) & (k >= 2)), name="h")
-    g = td.compute((9, 4), lambda n, j: h[td.clip(to[n], 0, 4), j] * 2.0, name="g")
-    return td.Program([x, to], [g], "counts")
-
-
-ALL = (chain, rows, scan, spread, fields, steady, counts, known, window)
-PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in ALL}
 
 
 def shared(s: S) -> S:
@@ -130,7 +39,11 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     ],
     "tile": [("chain", lambda s: s.tile("c", ["i", "j"], [4, 3]))],
     "fuse": [("chain", lambda s: s.fuse("y", "i", "j")), ("chain", lambda s: s.fuse("y", "i", "j", name="ij"))],
-    "reorder": [("chain", lambda s: s.reorder("c", "k", "j", "i")), ("chain", lambda s: s.reorder("y", "j", "i"))],
+    "reorder": [
+        ("chain", lambda s: s.reorder("c", "k", "j", "i")),
+        ("chain", lambda s: s.reorder("y", "j", "i")),
+        ("triangle", lambda s: s.split("y", "i", 4).reorder("y", "j", "i.o", "k", "i.i")),  # rows begin before their terms
+    ],
     "skew": [("scan", lambda s: s.skew("s", "i", "t")), ("scan", lambda s: s.skew("s", "i", "t", -2))],
     "peel": [
         ("chain", lambda s: s.peel("c", "i", "first")),
@@ -157,7 +70,22 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
         ("known", lambda s: s.fold_constants().relayout("y", "twice", (1, 0), name="turned").fold_constants()),
     ],
     "store_at": [("rows", lambda s: s.jam("v", "d", "i").store_at("v", "i"))],
-    "distribute": [("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j"))],
+    "distribute": [
+        ("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j")),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="late")),
+    ],
+    "transform_layout": [
+        ("chain", lambda s: s.transform_layout("h", (1, 0))),
+        ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", name="wt").transform_layout("wt", [1, 0])),
+        ("solve", lambda s: s.transform_layout("x_sum", (0,))),
+    ],
+    "push": [("solve", lambda s: s.distribute("x_sum", "i", before="k").push("x_sum", "i", "k"))],
+    "drop": [("solve", lambda s: s.partition("u", "i", "21", suffix="late").drop("u", "i.late"))],
+    "accumulate": [
+        ("solve", lambda s: s.accumulate("x_sum", "k", 2, 4)),
+        ("solve", lambda s: s.accumulate("x_sum", "k", 4, 3, name="lanes").accumulate("x_sum", "k.r", 4)),
+        ("chain", lambda s: s.accumulate("c", "k", 4)),
+    ],
     "decompose_reduction": [("chain", lambda s: s.split("c", "k", 4).reorder("c", "k.o", "i", "j", "k.i").decompose_reduction("c", "k.o"))],
     "unroll": [("chain", lambda s: s.unroll("c", "k"))],
     "vectorize": [
@@ -190,8 +118,15 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     "cache_read": [
         ("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k")),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", pad=3, align=4, name="panel")),
+        ("triangle", lambda s: s.reorder("z", "i", "k", "j").cache_read("z", "a", "i", scope="stack", along="j")),
+        ("triangle", lambda s: s.cache_read("y", "a", "i", scope="stack", along="j")),  # as many rows as any i reads
     ],
-    "cache_write": [("chain", lambda s: s.split("c", "k", 4).reorder("c", "i", "k.o", "j", "k.i").cache_write("c", "k.o"))],
+    "cache_write": [
+        ("chain", lambda s: s.split("c", "k", 4).reorder("c", "i", "k.o", "j", "k.i").cache_write("c", "k.o")),
+        ("chain", lambda s: s.partition("c", "k", "4", suffix="l").distribute("c", "j", before="k.l")
+            .distribute("c", "i", before="k.l", suffix="l").cache_write("c", "i")),  # other loops add the rest
+        ("triangle", lambda s: s.split("y", "i", 4).reorder("y", "j", "i.o", "k", "i.i").cache_write("y", "i.o")),
+    ],
     "pack": [("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k").pack("w_r", "w"))],
     "slide": [("rows", lambda s: s.compute_at("h", "v", "i").slide("h", "i"))],
     "compute_inline": [("chain", lambda s: s.compute_inline("h"))],
@@ -312,7 +247,34 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("rows", lambda s: s.store_at("v", "q"), 'outside a loop "q"'),
         ("rows", lambda s: s.store_at("x", "i"), "the caller's memory"),
     ],
-    "distribute": [("scan", lambda s: s.compute_at("s", "z", "i").distribute("z", "q"), 'no loop "q"')],
+    "distribute": [
+        ("scan", lambda s: s.compute_at("s", "z", "i").distribute("z", "q"), 'no loop "q"'),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="q"), "no statement after the first"),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="x"), "x_sum reads x, which does not hold the x it needs"),
+    ],
+    "transform_layout": [
+        ("chain", lambda s: s.transform_layout("w", (1, 0)), "the kernel has no buffer 'w' of its own"),
+        ("chain", lambda s: s.transform_layout("h", (1, 1)), "is no permutation of the 2 dimensions"),
+        ("chain", lambda s: s.storage_align("h", 12).transform_layout("h", (1, 0)), "is padded or folded already"),
+    ],
+    "push": [
+        ("solve", lambda s: s.push("x_sum", "i", "k"), 'does not begin with loop "k"'),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="l").partition("x_sum", "k.l", "3").push("x_sum", "i.l", "k.l"), "does not end at each iteration"),
+        ("solve", lambda s: s.distribute("x_sum", "i", before="k", suffix="l").peel("x_sum", "i.l", "first").push("x_sum", "i.l", "k.l"), "does not start where"),
+        ("chain", lambda s: s.push("c", "q", "k"), 'no loop "q"'),
+    ],
+    "drop": [
+        ("solve", lambda s: s.partition("u", "i", "20", suffix="late").drop("u", "i.late"), "x reads u"),
+        ("solve", lambda s: s.drop("x", "i"), "x_sum reads x"),
+        ("chain", lambda s: s.drop("c", "q"), 'no loop "q"'),
+    ],
+    "accumulate": [
+        ("solve", lambda s: s.accumulate("x_sum", "k", 0), "lanes=0 is not a positive integer"),
+        ("solve", lambda s: s.accumulate("x_sum", "i", 4), "is not one update of a reduction"),
+        ("solve", lambda s: s.accumulate("x_sum", "k", 4, name="b"), "the name 'b' is taken"),
+        ("chain", lambda s: s.reorder("c", "i", "k", "j").accumulate("c", "j", 4), "updates another cell"),
+        ("chain", lambda s: s.vectorize("c", "k").accumulate("c", "k", 4), "is not serial"),
+    ],
     "decompose_reduction": [("chain", lambda s: s.decompose_reduction("c", "k"), 'starts outside "k"')],
     "unroll": [("chain", lambda s: s.unroll("c", None), "loop=None is not a text")],
     "vectorize": [
@@ -374,6 +336,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.cache_read("c", "q", "i"), "there is no buffer 'q'"),
         ("chain", lambda s: s.cache_read("c", "w", "q"), 'no loop "q"'),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="heap"), "scope='heap'"),
+        ("triangle", lambda s: s.cache_read("z", "a", "i", along="q"), 'no loop "q"'),
         ("chain", lambda s: s.cache_read("c", "w", "i", name="x"), "the name 'x' is taken"),
         ("chain", lambda s: s.cache_read("c", "w", "i", name="a b"), "name='a b' is no name"),
         ("chain", lambda s: s.cache_read("c", "w", "i", pad=-1), "pad=-1 is less than 0"),

@@ -81,10 +81,29 @@ def scattered() -> td.Program:
     return td.Program([x, w, n, at], [y * n])
 
 
+def solve() -> td.Program:
+    """A triangular system: each unknown needs a sum of those before it."""
+    m, b = td.placeholder((70, 70), name="m"), td.placeholder((70,), name="b")
+    k = td.reduce_axis(70, "k")
+    x = td.recurrence((70,), lambda x, i: b[i] - 0.05 * td.sum(m[i, k] * x[k], axis=k, where=k < i), "x", order="i")
+    return td.Program([m, b], [x], "solve")
+
+
+def lower() -> td.Program:
+    """Elements that need sums over those before them in both directions, large enough for blocks."""
+    a, k = td.placeholder((56, 56), name="a"), td.reduce_axis(56, "k")
+
+    def element(l, i, j):  # type: ignore[no-untyped-def]
+        return a[i, j] - 0.01 * td.sum(l[i, k] * l[k, j], axis=k, where=(k < i) & (k < j))
+
+    return td.Program([a], [td.recurrence((56, 56), element, "l", order=("i", "j"))], "lower")
+
+
 PROGRAMS = {
     "rows": rows(), "rows64": rows(1003, "float64"), "short": rows(20), "tiny": rows(5), "softmax": softmax(),
     "layernorm": layernorm(), "product": product(), "guarded": guarded(), "scattered": scattered(), "running": running(),
     "functions": functions("float32"), "functions64": functions("float64"),
+    "solve": solve(), "lower": lower(),
 }  # fmt: skip
 
 
@@ -192,9 +211,18 @@ def test_steps_that_change_roundings_are_refused() -> None:
             s.rfactor("matmul", "k", 8)
         with pytest.raises(td.ScheduleError, match="written order"):
             s.reorder("matmul", "k", "i", "j").split("matmul", "k", 7).reorder("matmul", "k.i", "k.o")
+        with pytest.raises(td.ScheduleError, match=r"written order|may change the rounding"):
+            Schedule(fixed(solve())).accumulate("x_sum", "k", 8)
     x = td.placeholder((64,), name="x")
     largest = td.exact(td.Program([x], [x.max(axis=0)], name="largest"))
     Schedule(largest).rfactor("x_max", "i", 8)  # a maximum is the same in any order
+
+
+def test_recurrences_with_fixed_rounding_offer_no_blocks() -> None:
+    avx512 = target("avx512")
+    assert {"l_sum.nb", "l_sum.mr"} <= set(sketches(lower(), avx512)[0].holes)
+    for fixed in FIXED.values():
+        assert not sketches(fixed(lower()), avx512)[0].holes
 
 
 def test_fixed_programs_are_workloads_of_their_own() -> None:

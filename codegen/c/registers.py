@@ -11,7 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from tensordsl.codegen.c.addresses import at_lane
-from tensordsl.codegen.c.extents import Lanes, Ranges, static_extent
+from tensordsl.codegen.c.extents import Extent, Lanes, Ranges, static_extent
 from tensordsl.codegen.c.masks import blend, every, is_literal, vector_text
 from tensordsl.codegen.c.types import Value, assignment, signed
 from tensordsl.codegen.c.writer import LANE, Mask, Place, Writer
@@ -88,7 +88,7 @@ class Plan:
     ) -> None:
         lo = tuple([x.substitute(env) for x in s.lo])
         hi = tuple([x.substitute(env) for x in s.hi])
-        e = static_extent(lo, hi, s.step, s.var, ranges)
+        e = static_extent(lo, hi, s.step, s.var, ranges) or _of_copies(s, lo, hi, ranges)
         if s.kind == "parallel":
             self._borders += 1
         if e is not None and (s.kind in ("unroll", "vector") or e.count <= 1):
@@ -125,6 +125,16 @@ class Plan:
             low, high = interval(last, ranges)
             assert low is not None and high is not None  # every variable has a static range
             self._columns.setdefault(key, set()).update(range(max(0, low), min(high, b.extents()[-1] - 1) + 1))
+
+
+def _of_copies(s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], ranges: Ranges) -> Extent | None:
+    """The largest extent of a loop written out in the copies of others, in each of which it is constant."""
+    if s.kind not in ("unroll", "vector") or len(lo) != 1:
+        return None
+    sizes = [b - lo[0] for b in hi]
+    known = [interval(x, ranges)[1] for x in sizes if all(n.startswith(_STATIC) for n in x.names())]
+    most = min((x for x in known if x is not None), default=None)
+    return None if most is None else Extent(lo[0], max(0, -(-most // s.step)))
 
 
 def uses(s: Stmt, names: dict[str, Form]) -> bool:

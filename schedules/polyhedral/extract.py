@@ -411,6 +411,8 @@ class _StoreEvents:
             raise self.wrong(f"{clash} ranges over points and is also a loop")
         dims, domain = self.dims, self.domain
         for v, lo, hi in i.over:
+            if any(True for b in (lo, hi) for _ in b.data()):
+                raise self.wrong(f"the range of {v} is read from memory")
             for name in (lo.names() | hi.names()) - set(dims):
                 raise self.wrong(f"the range of {v} uses {name}, which is not a loop around it")
             dims = (*dims, v)

@@ -155,10 +155,11 @@ def _redirect(
     stage: str | None,
     path: Path,
     means: Callable[[Store], bool] = lambda x: True,
+    which: Callable[[Buffer, tuple[Affine, ...]], bool] = lambda b, index: True,
 ) -> Stmt:
     """Accesses to ``old`` (by one stage, or all) as accesses to the cache.
 
-    means: does a store that reads ``old`` mean the tensor that the cache holds?
+    means: does a store that reads ``old`` mean the tensor that the cache holds?  which: the reads meant.
     """
     kept = [d for d, sp in enumerate(box) if sp.extent > 1]
 
@@ -166,7 +167,7 @@ def _redirect(
         return tuple(index[d] - box[d].base for d in kept)
 
     def cached(buffer: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
-        return (new, local(index)) if buffer is old else None
+        return (new, local(index)) if buffer is old and which(buffer, index) else None
 
     def go(x: Stmt, here: Path) -> Stmt:
         if isinstance(x, Store):
@@ -190,11 +191,13 @@ def cache_read(
     name: str | None = None,
     align: int = 1,
     pad: int = 0,
+    along: str | None = None,
 ) -> Schedule:
     """Copy what one iteration of a loop reads of a buffer into a new buffer, and read it there.
 
     at: the loop whose body holds the copy.  align: round the last dimension to whole vectors of so
-    many elements.  pad: elements added to the pitch, against cache-set conflicts.
+    many elements.  pad: elements added to the pitch, against cache-set conflicts.  along: only the
+    reads that move with this loop.
 
     Requires: the region is a box of constant size, complete before the copy.
     Rewrite: ``for v: S(B[e])``  ->  ``for v: (c[..] = B[region]; S(c[e - base]))``
@@ -206,6 +209,11 @@ def cache_read(
     label = _new_name(s, name, f"{source}_{scope[0]}")
     tensor = _external(s, old, stage)
     targets = find_loops(s.nest, stage, at)
+    if along is not None:
+        along = next(f.var for f, _ in find_loops(s.nest, stage, along).values())
+
+    def meant(buffer: object, index: tuple[Affine, ...]) -> bool:
+        return buffer is old and (along is None or any(along in i.names() for i in index))
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
@@ -218,10 +226,10 @@ def cache_read(
                 continue
             inner = [f for f in p if isinstance(f, For) and f is not x]
             for r in reads(st.value):
-                if r.source is old:
+                if meant(r.source, r.index):
                     sample = sample or (r, (*path, *p))
                     try:
-                        found.append([span(i, inner) for i in r.index])
+                        found.append([span(i, inner, c) for i in r.index])
                     except NoBox as e:
                         raise ScheduleError(
                             f"what {stage} reads of {source} in one iteration of {x.var} is not a box: {e}"
@@ -241,7 +249,7 @@ def cache_read(
             return Store(new, cell, Read(old, place), Instance("copy", element.tensor, element.index))
 
         fill = _copy_loops(label, box, old.shape, c, scope, copy)
-        body = _redirect(x.body, old, new, box, stage, (*path, x))
+        body = _redirect(x.body, old, new, box, stage, (*path, x), which=meant)
         body = insert_before_reader(body, label, lambda rest: Alloc(new, seq(fill, rest), held.tensor, held.index))
         return replace(x, body=body)
 
@@ -267,13 +275,13 @@ def cache_write(
     own = [(st, p) for st, p in stage_stores(s.nest, stage) if st.instance.kind in ("init", "update", "compute")]
     if not own:
         raise ScheduleError(f"{stage} computes nothing", hint="name a stage that a definition computes")
-    old = own[0][0].buffer
+    homes = {id(st.buffer): st.buffer for st, _ in own}  # copies of a loop have buffers of their own
     label = _new_name(s, name, f"{stage}_{scope[0]}")
     targets = find_loops(s.nest, stage, at)
     is_output = any(t.name == stage for t in s.program.outputs)
     inside = {id(st) for x, _ in targets.values() for st, _ in stores(x)}
     read_elsewhere = any(
-        id(st) not in inside and any(r.source is old for r in reads(st.value)) for st, _ in stores(s.nest.body)
+        id(st) not in inside and any(id(r.source) in homes for r in reads(st.value)) for st, _ in stores(s.nest.body)
     )
     needed = is_output or read_elsewhere
     definition = s.program[stage].definition
@@ -281,6 +289,7 @@ def cache_write(
 
     def go(x: Stmt, path: Path) -> Stmt:
         assert isinstance(x, For)
+        old = next((homes[id(st.buffer)] for st, _ in stores(x) if id(st.buffer) in homes), own[0][0].buffer)
         _outside(old, x)
         c = context((*path, x))
         found, update, init = [], None, None
@@ -353,6 +362,9 @@ def cache_write(
                 tail: Stmt | None = If(last, move(True, "copy"), spill)
             else:
                 tail = If(tuple(-1 - c for c in last), spill) if len(last) == 1 else If(last, Seq(()), spill)
+        elif update is not None and needed and _continued(s, stage, old, inside):
+            over = _range_of_points(update[0], update[1], [a.name for a in definition.reduce_axes])
+            tail = move(True, "partial", over)
         else:
             tail = move(True, "copy") if needed else None
         held = element_of(
@@ -364,8 +376,34 @@ def cache_write(
         return replace(x, body=Alloc(new, seq(body, tail), held.tensor, held.index))
 
     result = at_loops(s, targets, go)
-    used = any(st.buffer is old or any(r.source is old for r in reads(st.value)) for st, _ in stores(result.nest.body))
-    return result if used or is_output else result.with_nest(without_alloc(result.nest.body, old.name))
+    names = {b.name for b in homes.values()}
+    used = {st.buffer.name for st, _ in stores(result.nest.body)}
+    used |= {r.source.name for st, _ in stores(result.nest.body) for r in reads(st.value)}
+    body = result.nest.body
+    for name in [] if is_output else sorted(names - used):
+        body = without_alloc(body, name)
+    return result if body is result.nest.body else result.with_nest(body)
+
+
+def _continued(s: Schedule, stage: str, home: Buffer, inside: set[int]) -> bool:
+    """Do other loops add more terms to the results of these?"""
+    found = [st for st, _ in stage_stores(s.nest, stage) if st.buffer is home and st.instance.kind == "update"]
+    return any(id(st) not in inside for st in found)
+
+
+def _range_of_points(
+    update: Store, inner: Sequence[For], axes: Sequence[str]
+) -> tuple[tuple[str, Affine, Affine], ...]:
+    """The points that loops combine, where each axis of the reduction is one of them."""
+    found = []
+    for axis, point in zip(axes, update.instance.points):
+        f = next((f for f in inner if f.var in point.names()), None)
+        shift = point - Affine.of(f.var) if f is not None else point
+        several = f is None or len(f.lo) != 1 or len(f.hi) != 1 or any(g.var in shift.names() for g in inner)
+        if f is None or several or any(True for b in f.lo + f.hi for _ in b.data()):
+            raise ScheduleError(f"the points {point} of {update.instance.tensor} are not the range of one loop")
+        found.append((f"{axis}'", f.lo[0] + shift, f.hi[0] + shift))
+    return tuple(found)
 
 
 def _reload(body: Stmt, stage: str, fill: Stmt) -> Stmt:

@@ -61,7 +61,7 @@ def _decomposed(x: For, stage: str) -> Stmt:
                 start = If(kept, start) if kept else start
         starts.append(start)
     gone = {id(st) for st, _ in found}
-    rest = rewrite(x, lambda y: Seq(()) if id(y) in gone else _without_nothing(y))
+    rest = rewrite(x, lambda y: Seq(()) if id(y) in gone else without_nothing(y))
     return seq(*starts, rest)
 
 
@@ -77,7 +77,7 @@ def _bounds(s: Stmt) -> set[str]:
         s = inner[0]
 
 
-def _without_nothing(s: Stmt) -> Stmt | None:
+def without_nothing(s: Stmt) -> Stmt | None:
     """Nothing, for a loop or branch without statements."""
     if isinstance(s, Store) or not children(s):
         return None

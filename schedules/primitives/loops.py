@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tensordsl.schedules.locate import edit, find_loops, stage_loops, stage_stores
+from tensordsl.schedules.locate import edit, find_loops, stage_loops, stage_of, stage_stores
 from tensordsl.schedules.loopnest import (
     For,
     If,
@@ -17,6 +17,7 @@ from tensordsl.schedules.loopnest import (
     Stmt,
     Store,
     children,
+    items,
     loop,
     seq,
     stores,
@@ -25,6 +26,7 @@ from tensordsl.schedules.loopnest import (
     walk,
     with_children,
 )  # fmt: skip
+from tensordsl.schedules.primitives.copies import renamed
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import Context, context
 
@@ -425,17 +427,35 @@ def skew(s: Schedule, stage: str, loop: str, by: str, factor: int = 1) -> Schedu
 
 
 @primitive
-def distribute(s: Schedule, stage: str, loop: str) -> Schedule:
+def distribute(s: Schedule, stage: str, loop: str, before: str | None = None, suffix: str | None = None) -> Schedule:
     """Give every statement in the body of a loop a loop of its own.
+
+    before: cut the body once only, before the statement that holds this loop or stage.  suffix: added
+    to the names of the loops of the part after that cut.
 
     Requires: the loop's body is a sequence.
     Rewrite: ``for v: (S; T)``  ->  ``for v: S; for v: T``
-    Raises: ScheduleError when a later statement's value would be needed earlier.
+    Raises: ScheduleError when a later statement's value would be needed earlier, or nothing is
+    called ``before`` there.
     """
     targets = find_loops(s.nest, stage, loop)
 
     def go(x: Stmt) -> Stmt:
         assert isinstance(x, For)
+        if before is not None:
+            first, second = _parts(x, before)
+            return seq(replace(x, body=first), renamed(replace(x, body=second), suffix))
         return seq(*[replace(x, body=y) for y in x.body.items]) if isinstance(x.body, Seq) else x
 
     return s.with_nest(edit(s.nest.body, targets, go))
+
+
+def _parts(x: For, before: str) -> tuple[Stmt, Stmt]:
+    """The body of a loop, cut before the statement that holds a loop or computes a stage."""
+    parts = items(x.body)
+    for k, y in enumerate(parts):
+        names = variables(y) | {stage_of(st, p) for st, p in stores(y)}
+        if k and before in names:
+            return seq(*parts[:k]), seq(*parts[k:])
+    known = [n for y in parts[1:] for n in variables(y) | {stage_of(st, p) for st, p in stores(y)}]
+    raise ScheduleError(f'no statement after the first in the body of "{x.var}" holds {before!r}', legal=sorted(known))

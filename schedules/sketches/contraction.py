@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from math import prod
 
 from tensordsl.schedules.analysis import Tile, decided_by_data, definition_of, depends, leading, stride
-from tensordsl.schedules.locate import fresh, stage_loops
-from tensordsl.schedules.loopnest import buffers
+from tensordsl.schedules.locate import fresh, stage_loops, stage_stores
+from tensordsl.schedules.loopnest import For, buffers
 from tensordsl.schedules.schedule import Schedule
 
+from tensordsl.affine import Affine
 from tensordsl.dtypes import TupleType
 from tensordsl.errors import ScheduleError
 from tensordsl.targets import Target
@@ -121,11 +122,11 @@ def elements_of(shape: tuple[int, ...]) -> int:
 
 
 def packable(t: Tensor, tile: Tile) -> bool:
-    """Is there one streamed operand, read again for other rows?"""
-    if tile.row is None or len(tile.streams) != 1:
+    """Are the streamed operands read again for other rows, each by one read?"""
+    if tile.row is None:
         return False
     streams = [r for r in definition_of(t).reads if depends(r, tile.vector)]
-    return len(streams) == 1 and not depends(streams[0], tile.row)
+    return len(streams) == len(tile.streams) and not any(depends(r, tile.row) for r in streams)
 
 
 def has_loop(s: Schedule, stage: str, name: str) -> bool:
@@ -167,31 +168,35 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     if epilogue is not None:
         s = s.reverse_compute_at(epilogue, stage, at)
     s = s.cache_write(stage, at, name=fresh(f"{stage}_acc", buffers(s.nest)))
-    step = inner_k[-1]
+    s, whole, ragged = _straightened(s, stage, inner_k, lanes_and_rows)
+    step = inner_k[-1] + whole
     loaded = []
     for source in _reused(d, tile):
         name = f"{source}_v"
         try:
             name = fresh(name, buffers(s.nest))
-            s = s.cache_read(stage, source, step, name=name)
+            s = s.cache_read(stage, source, step, name=name, along=_only_vectors(d, tile, source, whole))
             loaded.append((name, source))
         except ScheduleError:  # reads that form no box stay where they are
             continue
-    if sizes.ahead and loaded and packable(t, tile):
-        s = s.prefetch(loaded[0][0], loaded[0][1], step, along=f"{n}.o", spread=at, width=64 // t.dtype.bytes)
-    if sizes.packed and loaded and packable(t, tile):
-        around = f"{k}.o" if split_k else others[-1] if others else None
-        panel = fresh(f"{loaded[0][1]}_panel", buffers(s.nest))
-        s = s.pack(loaded[0][0], loaded[0][1], around, name=panel)
-        if sizes.near:
-            s = s.prefetch(loaded[0][0], panel, step, ahead=sizes.near, width=lanes, lines=sizes.nv)
-    if m is not None:
-        s = s.unroll(stage, f"{m}.i")
+    for name, source in loaded if packable(t, tile) else ():
+        if sizes.ahead:
+            s = s.prefetch(name, source, step, along=f"{n}.o", spread=at, width=64 // t.dtype.bytes)
+        if sizes.packed:
+            around = f"{k}.o" if split_k else others[-1] if others else None
+            panel = fresh(f"{source}_panel", buffers(s.nest))
+            s = s.pack(name, source, around, name=panel)
+            if sizes.near:
+                s = s.prefetch(name, panel, step, ahead=sizes.near, width=lanes, lines=sizes.nv)
+    for part in (whole, *ragged):
+        s = s if m is None else s.unroll(stage, f"{m}.i{part}")
+        s = s.vectorize(stage, f"{n}.i{part}") if part != whole else s
+        s = s.unroll(stage, inner_k[-1] + part) if part != whole else s
     extents = {a.name: a.extent for a in d.reduce_axes if a.name != k}
     extents[inner_k[0]] = sizes.kc if split_k else main
     for loop in _short(extents, inner_k, sizes):
-        s = s.unroll(stage, loop)
-    s = s.vectorize(stage, f"{n}.i")
+        s = s.unroll(stage, loop + whole)
+    s = s.vectorize(stage, f"{n}.i{whole}")
     if epilogue is not None:
         e = definition_of(s.program[epilogue])
         for a in e.axes[:-1]:
@@ -205,6 +210,51 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
         if has_loop(s, stage, loop):
             s = s.peel(stage, loop, "tail")
     return s
+
+
+def _straightened(
+    s: Schedule, stage: str, reductions: list[str], tile: list[str]
+) -> tuple[Schedule, str, tuple[str, ...]]:
+    """Terms that not all rows of a tile have, as along a diagonal, get a loop beside that of the others.
+
+    Returns what is added to the names of the loops where all rows have all terms, and of the other ones.
+    """
+    for st, path in stage_stores(s.nest, stage):
+        loops = [f for f in path if isinstance(f, For)]
+        for f in loops if st.instance.kind == "update" else ():
+            k = next((g.var for g in loops if g.var in reductions[-1:] and _bounded_by(f, g.var)), None)
+            points = _whole_from(f, k) if f.var in tile and k is not None else []
+            if k is not None and len(points) == 1:
+                point, first = points[0]
+                s = s.partition(stage, k, str(point), suffix="t")
+                return s, *(("", (".t",)) if first else (".t", ("",)))
+    return s, "", ()
+
+
+def _bounded_by(f: For, k: str) -> bool:
+    return any(k in b.names() for b in f.lo + f.hi)
+
+
+def _whole_from(f: For, k: str) -> list[tuple[Affine, bool]]:
+    """The values of k at which a bound begins, or ceases, to cut the constant range of a loop; is the
+    range whole before it?"""
+    lows, highs = [b.const for b in f.lo if not b.terms], [b.const for b in f.hi if not b.terms]
+    found = []
+    for bounds, limits, sign in ((f.lo, lows, 1), (f.hi, highs, -1)):
+        for b in bounds:
+            c, rest = b.coefficient(k), b - Affine.of(k) * b.coefficient(k)
+            if not limits or abs(c) != 1 or k in rest.names():
+                continue
+            distance = rest - limits[0]  # whole where sign * (c * k + distance) <= 0
+            before = sign * c == 1
+            found.append((-distance * c + (1 if before else 0), before))
+    return found
+
+
+def _only_vectors(d: Definition, tile: Tile, source: str, part: str) -> str | None:
+    """Where a tensor is also the broadcast operand (A times its transpose), the copy is of its vectors only."""
+    both = any(r.source.name == source and not depends(r, tile.vector) for r in d.reads)
+    return f"{tile.vector}.i{part}" if both else None
 
 
 def _results_dominate(t: Tensor, tile: Tile, target: Target) -> bool:

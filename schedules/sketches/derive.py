@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from tensordsl.schedules.online.rewrite import streamed
 from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_lanes, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
+from tensordsl.schedules.sketches.blocked import BlockSizes, block_sizes, blocks
 from tensordsl.schedules.sketches.contraction import (
     TileSizes,
     apply_tile,
@@ -33,9 +35,11 @@ from tensordsl.schedules.sketches.one_pass import (
     roles,
     within,
 )  # fmt: skip
+from tensordsl.schedules.sketches.panels import WIDTHS, Panel, apply_panel, panels
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_last, apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.scans import apply_scan, rows_apart, scan_block
+from tensordsl.schedules.sketches.shared_rows import share_rows
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 from tensordsl.schedules.sketches.time_tiling import (
     TimeTile,
@@ -45,6 +49,7 @@ from tensordsl.schedules.sketches.time_tiling import (
     step_choices,
     time_tiles,
 )  # fmt: skip
+from tensordsl.schedules.sketches.triangular import apply_triangle, triangle
 
 from tensordsl.causality import Group
 from tensordsl.combination import Monoid
@@ -79,6 +84,12 @@ def derive(program: Program, target: Target, start: Schedule | None = None) -> l
     for stage, (stencil, time_tile) in tiled.items():
         _hole(holes, default, f"{stage}.steps", step_choices(stencil), time_tile.steps)
         _hole(holes, default, f"{stage}.rows", row_choices(stencil), time_tile.rows)
+    for panel in _free_panels(planned, target, fixed):
+        _hole(holes, default, f"{panel.reader}.panel", [0, *WIDTHS], WIDTHS[0])
+    blocked = _blocked(planned, target, fixed)
+    for stage, known in blocked.items():
+        _hole(holes, default, f"{stage}.nb", [0, *(x.nb for x in known)], known[0].nb)
+        _hole(holes, default, f"{stage}.mr", [x.mr for x in known], known[0].mr)
 
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
@@ -89,6 +100,9 @@ def derive(program: Program, target: Target, start: Schedule | None = None) -> l
                 return False
             best = tile_score(planned[stage], tile, target, default[f"{stage}.mr"], default[f"{stage}.nv"])
             if tile_score(planned[stage], tile, target, mr, nv) < 0.6 * best:
+                return False
+        for stage, known in blocked.items():
+            if p[f"{stage}.nb"] and BlockSizes(p[f"{stage}.nb"], p[f"{stage}.mr"]) not in known:
                 return False
         return True
 
@@ -101,6 +115,9 @@ def derive(program: Program, target: Target, start: Schedule | None = None) -> l
     if tiled:  # rows one at a time are fewer statements to prove
         single = default | {f"{stage}.rows": 1 for stage in tiled}
         simpler = (partial(build, written, plan, single, target, start), *simpler)
+    if large := [h for h in holes if h.endswith((".nb", ".panel"))]:
+        whole = default | dict.fromkeys(large, 0)
+        simpler = (partial(build, written, plan, whole, target, start), *simpler)
     fused = Sketch("fused", holes, default, allowed, lambda p: build(written, plan, p, target, start), simpler)
     one_pass = find_pass(program) if start is None and program.rounding == "free" else None
     if one_pass is None:
@@ -148,6 +165,35 @@ def _one_pass(written: Program, program: Program, chain: Pass, target: Target) -
         )
 
     return Sketch("one_pass", holes, default, allowed, lambda p: build(written, plan, p, target, None, chain), ())
+
+
+def _free_panels(program: Program, target: Target, fixed: Container[str]) -> list[Panel]:
+    """The panels of stages that are not fixed, of recurrences that are not better computed block by block."""
+    if program.rounding != "free":
+        return []
+    scanned = {g.tensors[0].name for g in program.groups if g.order is not None and scan_block(program, g, target)}
+    found = panels(program, target)
+    return [x for x in found if not any(n in fixed or n in scanned for n in (x.reader, *x.recurrences))]
+
+
+def _blocked(program: Program, target: Target, fixed: Container[str]) -> dict[str, tuple[BlockSizes, ...]]:
+    """The sizes of blocks to try for each recurrence that has any, by the stage of its sums."""
+    found = {}
+    for group in program.groups if program.rounding == "free" else ():
+        if group.order is None or any(t.name in fixed for t in group.tensors):
+            continue
+        b = blocks(program, group)
+        if b is not None and (sizes := block_sizes(program, b, target)):
+            found[b.sum] = sizes
+    return found
+
+
+def _block_sizes(p: Parameters, group: Group) -> BlockSizes | None:
+    """The chosen size of blocks of a recurrence, or None for none."""
+    for t in group.tensors:
+        if p.get(f"{t.name}.nb"):
+            return BlockSizes(p[f"{t.name}.nb"], p[f"{t.name}.mr"])
+    return None
 
 
 def _hole(
@@ -239,18 +285,11 @@ def build(
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None and not any(t.name in fixed for t in g.tensors)]
     known = {t.name for t in s.program.tensors} - {t.name for g in cyclic for t in g.tensors}
+    s, panelled = _in_panels(s, p, target, {*fixed, *apart})
     for group in cyclic:
-        if group.tensors[0].name in apart:
-            continue
-        before = s
-        if block := scan_block(s.program, group, target):
-            s = try_step(s, lambda x, group=group, block=block: apply_scan(x, group.tensors[0], block))
-        if s is before:
-            s = _tiled_in_time(s, group, p, target)
-        if s is before:
-            s = try_step(s, lambda x, group=group: rows_apart(x, group))
-            s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
-    arranged = {*(t.name for t in s.program.tensors if t.name not in known), *fixed} - apart
+        if group.tensors[0].name not in apart and group.tensors[0].name not in panelled:
+            s = _recurrence(s, group, p, target)
+    arranged = {*(t.name for t in s.program.tensors if t.name not in known), *fixed, *panelled} - apart
     followers = set(plan.epilogues.values())
     for t in s.program.tensors:
         stage = t.name
@@ -278,6 +317,36 @@ def build(
             continue
         axis = definition_of(s.program[stage]).axes[0].name
         s = try_step(s, lambda x, stage=stage, axis=axis, other=other: x.jam(stage, other, axis))
+    for stage, tile in plan.tiles.items() if s.program.rounding == "free" and start is None else ():
+        if tile.row is None and len(target.caches) > 1 and stage not in apart:
+            s = share_rows(s, stage, tile.main, target.caches[1])
+    return s
+
+
+def _in_panels(s: Schedule, p: Parameters, target: Target, fixed: Container[str]) -> tuple[Schedule, set[str]]:
+    """The schedule with recurrences in panels of the chosen sizes, and the stages done."""
+    done: set[str] = set()
+    for panel in _free_panels(s.program, target, fixed) if any(h.endswith(".panel") for h in p) else ():
+        if not (vectors := p.get(f"{panel.reader}.panel")):
+            continue
+        new = try_step(s, lambda x, f=panel, v=vectors: apply_panel(x, f, v, target))
+        done |= {panel.reader, *panel.recurrences} if new is not s else set()
+        s = new
+    return s, done
+
+
+def _recurrence(s: Schedule, group: Group, p: Parameters, target: Target) -> Schedule:
+    """The schedule with one cyclic group arranged: as a scan, tiled in time, in blocks, or step by step."""
+    before = s
+    if block := scan_block(s.program, group, target):
+        s = try_step(s, lambda x: apply_scan(x, group.tensors[0], block))
+    if s is before:
+        s = _tiled_in_time(s, group, p, target)
+    if s is before and (sizes := _block_sizes(p, group)) is not None:
+        s = try_step(s, lambda x: apply_recurrence(x, group, target, sizes))
+    if s is before:
+        s = try_step(s, lambda x: rows_apart(x, group))
+        s = try_step(s, lambda x: apply_recurrence(x, group, target))
     return s
 
 
@@ -295,6 +364,11 @@ def _tile(s: Schedule, stage: str, tile: Tile, p: Parameters, target: Target, ep
         p[f"{stage}.mr"], p[f"{stage}.nv"], p[f"{stage}.kc"], p[f"{stage}.mc"],
         bool(p[f"{stage}.packed"]), bool(p[f"{stage}.ahead"]), p[f"{stage}.near"],
     )  # fmt: skip
+    half = triangle(s.program, stage, tile, epilogue) if epilogue is not None else None
+    if half is not None and epilogue is not None:
+        halved = try_step(s, lambda x: apply_triangle(x, stage, tile, sizes, target, epilogue, half))
+        if halved is not s:
+            return halved
     tiled = try_step(s, lambda x: apply_tile(x, stage, tile, sizes, target, epilogue))
     if tiled is not s:
         return tiled

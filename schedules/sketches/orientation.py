@@ -7,6 +7,7 @@ from collections import Counter
 from tensordsl.schedules.locate import stage_of
 from tensordsl.schedules.loopnest import Buffer, For, Store, buffers, stores
 from tensordsl.schedules.schedule import Schedule
+from tensordsl.schedules.sketches.sums import reads_along, step_along
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -50,14 +51,4 @@ def _along(index: tuple[Affine, ...], var: str) -> int | None:
 
 def neighbours(st: Store, var: str) -> bool:
     """Do the lanes of a statement write neighbouring cells, and read neighbouring or equal ones?"""
-
-    def step(buffer: Buffer, index: tuple[Affine, ...]) -> int | None:
-        total = 0
-        for i, width in zip(index, buffer.strides()):
-            if any(var in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
-                return None
-            total += i.coefficient(var) * width
-        return total
-
-    reads = [step(r.source, r.index) for r in expr.reads(st.value) if isinstance(r.source, Buffer)]
-    return step(st.buffer, st.index) == 1 and all(r in (0, 1) for r in reads)
+    return step_along(st.buffer, st.index, var) == 1 and all(x in (0, 1, -1) for x in reads_along(st, var))

@@ -16,13 +16,17 @@ from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
+from tensordsl.schedules.sketches.blocked import BlockSizes, apply_blocks, blocks
 from tensordsl.schedules.sketches.orientation import neighbours, orient
+from tensordsl.schedules.sketches.rows import try_step
+from tensordsl.schedules.sketches.strips import apply_strips, strips
+from tensordsl.schedules.sketches.sums import apply_sums
 
 from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Op
+from tensordsl.expr import Op, Read
 from tensordsl.targets import Target
 
 #: Slices of a causal axis that may be kept: 1 is in place, 2 two generations, 3 second-order schemes.
@@ -31,15 +35,26 @@ _SLICES = (1, 2, 3)
 _MOST_STATEMENTS = 96
 
 
-def apply_recurrence(s: Schedule, group: Group, target: Target) -> Schedule:
-    """The schedule with the loops and buffers of one cyclic group arranged."""
+def apply_recurrence(s: Schedule, group: Group, target: Target, sizes: BlockSizes | None = None) -> Schedule:
+    """The schedule with the loops and buffers of one cyclic group arranged, in blocks of a size if one is given."""
     names = [t.name for t in group.tensors]
-    for name in names:
+    free = s.program.rounding == "free"  # blocks, strips and sums in vectors add terms up in another order
+    found = blocks(s.program, group) if free and sizes is not None else None
+    if found is not None and sizes is not None:
+        s = apply_blocks(s, found, sizes)
+    narrow = strips(s.program, group, target) if free and found is None else None
+    if narrow is not None:
+        stripped = try_step(s, lambda x: apply_strips(x, narrow, cut_ranges))
+        narrow, s = (narrow, stripped) if stripped is not s else (None, s)
+    for name in names if found is None and narrow is None else ():
         s = _store_inside(s, name)
     for name in names:
         s = fold_slices(s, name)
-    s = orient(s, set(names))
-    s = _cut(s, set(names))
+    if found is None and narrow is None:
+        s = orient(s, set(names))
+    s = cut_ranges(s, set(names))
+    s = _without_unread(s, set(names))
+    s = apply_sums(s, set(names), target) if free else s
     return _vectorize(s, set(names), target)
 
 
@@ -87,7 +102,7 @@ def fold_slices(s: Schedule, name: str) -> Schedule:
 # ---------------------------------------------------------------- conditions
 
 
-def _cut(s: Schedule, stages: set[str]) -> Schedule:
+def cut_ranges(s: Schedule, stages: set[str]) -> Schedule:
     """Cut ranges until no condition on the indices is left in the loops, the outermost range first."""
     count = 0
     tried: set[tuple[str, str, Affine]] = set()
@@ -138,13 +153,26 @@ def _conditions(x: Stmt, c: Context) -> Iterator[Affine]:
         yield from _conditions(child, inner)
 
 
+def _without_unread(s: Schedule, stages: set[str]) -> Schedule:
+    """Nothing is computed that nobody reads: what a step leaves behind beside its results."""
+    found = [
+        (stage_of(x.body, (*path, x)), x.var, x.body.buffer) for x, path in walk(s.nest.body)
+        if isinstance(x, For) and isinstance(x.body, Store) and not list(expr.reads(x.body.value))
+    ]  # fmt: skip
+    for stage, loop, buffer in found:
+        if stage in stages and buffer.scope in ("workspace", "stack"):
+            left = s.drop(stage, loop)
+            s = left if keeps(left.nest, buffer.name) else s
+    return s
+
+
 # ---------------------------------------------------------------- vectors
 
 
 def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
     """Innermost loops of pointwise statements with neighbouring accesses become vectors."""
-    analysis = Analysis(s.nest)
-    chosen = []
+    analysis: Analysis | None = None
+    chosen: list[tuple[str, str, int | None]] = []
     for x, path in walk(s.nest.body):
         if not isinstance(x, For) or x.kind != "serial" or any(isinstance(y, For) for y, _ in walk(x.body)):
             continue
@@ -153,12 +181,18 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if any(isinstance(y, (Alloc, If)) for y, _ in walk(x.body)):
             continue
-        if all(neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
+        if any(_stays(st) for st, _ in inside) and all(_stays(st) or st.instance.kind == "init" for st, _ in inside):
+            continue  # no code is made of it
+        if not all(neighbours(st, x.var) for st, _ in inside):
+            continue
+        analysis = analysis or Analysis(s.nest)
+        if analysis.freedom(x).exact:
             lanes = min(target.lanes(st.buffer.dtype) for st, _ in inside)
-            chosen.append((stage_of(inside[0][0], (*path, x)), x.var, lanes))
-    for stage, loop, lanes in chosen:
-        s = s.vectorize(stage, loop, lanes)
-        s = _full_vectors(s, stage, f"{loop}.v")
+            varies = len(x.lo) == len(x.hi) == 1 and bool((x.hi[0] - x.lo[0]).terms)
+            chosen.append((stage_of(inside[0][0], (*path, x)), x.var, None if varies else lanes))
+    for stage, loop, width in chosen:
+        s = s.vectorize(stage, loop) if width is None else s.vectorize(stage, loop, width)
+        s = s if width is None else _full_vectors(s, stage, f"{loop}.v")
     return s
 
 
@@ -167,3 +201,8 @@ def _full_vectors(s: Schedule, stage: str, loop: str) -> Schedule:
         return s.peel(stage, loop, "tail")
     except ScheduleError:  # the range was shorter than a vector, or its bounds vary
         return s
+
+
+def _stays(st: Store) -> bool:
+    """Is an element where it should be already?"""
+    return isinstance(st.value, Read) and st.value.source is st.buffer and st.value.index == st.index
