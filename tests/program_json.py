@@ -6,7 +6,7 @@ from typing import Any
 
 import tensordsl as td
 from tensordsl import dtypes, expr
-from tensordsl.affine import Affine, Quasi
+from tensordsl.affine import Affine, Atom, Datum, Quasi
 from tensordsl.expr import REDUCERS, Axis, Const, Expr, Index, Op, Read
 from tensordsl.tensor import Causal, Definition, Tensor
 
@@ -17,7 +17,7 @@ def to_json(program: td.Program) -> Json:
     """Raises ValueError for what this file cannot say."""
     return {
         "name": program.name,
-        "inputs": [[t.name, t.dtype.name, list(t.shape)] for t in program.inputs],
+        "inputs": [[t.name, t.dtype.name, list(t.shape), *_stated(t)] for t in program.inputs],
         "tensors": [_tensor(t) for t in program.tensors],
         "outputs": [t.name for t in program.outputs],
         "inplace": dict(program.inplace),
@@ -25,10 +25,12 @@ def to_json(program: td.Program) -> Json:
 
 
 def from_json(data: Json) -> td.Program:
-    tensors = {n: Tensor(n, tuple(shape), dtypes.dtype(t)) for n, t, shape in data["inputs"]}
+    tensors: dict[str, Tensor] = {}
+    for n, t, shape, *values in data["inputs"]:
+        tensors[n] = td.placeholder(tuple(shape), t, n, values=range(*values[0]) if values else None)
     for d in data["tensors"]:
         shape = tuple(extent for _, extent in d["axes"])
-        tensors[d["name"]] = Tensor(d["name"], shape, dtypes.dtype(d["dtype"]))
+        tensors[d["name"]] = Tensor(d["name"], shape, dtypes.dtype(d["dtype"]), values=_range(d.get("values")))
     for d in data["tensors"]:
         tensors[d["name"]].definition = Definition(
             tuple(Axis(*a) for a in d["axes"]),
@@ -37,8 +39,16 @@ def from_json(data: Json) -> td.Program:
             tuple(Axis(*a) for a in d["reduce_axes"]),
             tuple(Causal.of(o) for o in d["order"]),
         )
-    inputs = [tensors[n] for n, _, _ in data["inputs"]]
+    inputs = [tensors[n] for n, *_ in data["inputs"]]
     return td.Program(inputs, [tensors[n] for n in data["outputs"]], data["name"], data["inplace"])
+
+
+def _stated(t: Tensor) -> Json:
+    return [[t.values[0], t.values[1] + 1]] if t.stated and t.values is not None else []
+
+
+def _range(values: Json) -> tuple[int, int] | None:
+    return None if values is None else (values[0], values[1])
 
 
 def _tensor(t: Tensor) -> Json:
@@ -53,6 +63,7 @@ def _tensor(t: Tensor) -> Json:
         "reducer": d.reducer.name if d.reducer else None,
         "reduce_axes": [[a.name, a.extent] for a in d.reduce_axes],
         "order": [str(o) for o in d.order],
+        "values": None if t.values is None else list(t.values),
         "body": _nodes(d.body),
     }
 
@@ -87,22 +98,35 @@ def _body_of(nodes: Json, tensors: dict[str, Tensor]) -> Expr:
                     Const(float(rest) if t.is_float else rest == "True" if rest in ("True", "False") else int(rest), t)
                 )
             case "index":
-                made.append(Index(_affine_of(rest), dtypes.dtype(what)))
+                made.append(Index(_affine_of(rest, tensors), dtypes.dtype(what)))
             case "read":
-                made.append(Read(tensors[what], tuple(_affine_of(i) for i in rest)))
+                made.append(Read(tensors[what], tuple(_affine_of(i, tensors) for i in rest)))
             case _:
                 made.append(Op(kind, tuple(made[k] for k in rest), dtypes.dtype(what)))
     return made[-1]
 
 
 def _affine(a: Affine) -> Json:
-    return [a.const, *([x if isinstance(x, str) else [x.kind, _affine(x.argument), x.by], c] for x, c in a.terms)]
+    return [a.const, *([_atom(x), c] for x, c in a.terms)]
 
 
-def _affine_of(data: Json) -> Affine:
+def _atom(x: Atom) -> Json:
+    if isinstance(x, Quasi):
+        return [x.kind, _affine(x.argument), x.by]
+    return ["data", x.source.name, [_affine(i) for i in x.index], x.low, x.high] if isinstance(x, Datum) else x
+
+
+def _affine_of(data: Json, tensors: dict[str, Tensor]) -> Affine:
     const, *terms = data
     total = Affine((), const)
     for x, c in terms:
-        atom = x if isinstance(x, str) else Quasi(x[0], _affine_of(x[1]), x[2])
-        total = total + Affine(((atom, c),))
+        total = total + Affine(((_atom_of(x, tensors), c),))
     return total
+
+
+def _atom_of(x: Json, tensors: dict[str, Tensor]) -> Atom:
+    if isinstance(x, str):
+        return x
+    if x[0] == "data":
+        return Datum(tensors[x[1]], tuple(_affine_of(i, tensors) for i in x[2]), x[3], x[4])
+    return Quasi(x[0], _affine_of(x[1], tensors), x[2])
