@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.combination import Monoid
 from tensordsl.data_index import affine_value
@@ -213,8 +213,8 @@ def decided_by_data(d: Definition) -> frozenset[str]:
     """The axes of a reduction that occur in conditions on numbers read from memory."""
     if d.reducer is None:
         return frozenset()
-    conditions = expr.terms_where(d.body, d.reducer)
-    return frozenset[str]().union(*(c.names() for c in conditions if any(True for _ in c.data())))
+    known = conditions.terms_where(d.body, d.reducer)
+    return frozenset[str]().union(*(c.names() for c in known if any(True for _ in c.data())))
 
 
 def destination(t: Tensor) -> tuple[str, Affine] | None:
@@ -222,11 +222,11 @@ def destination(t: Tensor) -> tuple[str, Affine] | None:
     d = definition_of(t)
     if d.reducer is None or d.order:
         return None
-    conditions = expr.terms_where(d.body, d.reducer)
+    known = conditions.terms_where(d.body, d.reducer)
     for a in reversed(d.axes):
-        for c in conditions:
+        for c in known:
             index = c + Affine.of(a.name)
-            if c.coefficient(a.name) == -1 and -c in conditions and a.name not in index.names():
+            if c.coefficient(a.name) == -1 and -c in known and a.name not in index.names():
                 return (a.name, index) if any(True for _ in index.data()) else None
     return None
 

@@ -18,7 +18,7 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 from tensordsl.schedules.simplify import simplify
 
-from tensordsl import accesses, expr
+from tensordsl import accesses, conditions, expr
 from tensordsl.affine import Affine, affines
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
@@ -103,7 +103,7 @@ def _ascending(t: Tensor, buffers: dict[str, Buffer], around: tuple[str, ...]) -
         points = tuple(Affine.of(a.name) for a in d.reduce_axes)
         update = Store(target, index, value, Instance("update", t.name, index, points), d.reducer.combine)
         init = Store(target, index, d.reducer.identity(t.dtype), Instance("init", t.name, index))
-        where = accesses.map_index_sources(expr.terms_where(d.body, d.reducer), own)
+        where = accesses.map_index_sources(conditions.terms_where(d.body, d.reducer), own)
         body = seq(init, loops(d.reduce_axes, update, where))
     nest = loops(tuple(a for a in d.loop_axes if a.name not in around), body)
     # what is read from memory has a range, which decides bounds at once

@@ -24,7 +24,7 @@ from tensordsl.schedules.loopnest import (
     with_children,
 )  # fmt: skip
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine, Datum, Quasi
 from tensordsl.expr import Expr, Op
 
@@ -196,7 +196,7 @@ def _simplify_value(value: Expr, c: Context) -> Expr:
 
     def choose(e: Expr) -> Expr | None:
         if isinstance(e, Op) and e.name == "select":
-            known = expr.facts(e.args[0])
+            known = conditions.facts(e.args[0])
             if known is not None:
                 if all(c.implies(k) for k in known):
                     return e.args[1]
@@ -220,7 +220,7 @@ def _open_part(condition: Expr, c: Context) -> Expr:
     if isinstance(condition, Op) and condition.name == "and":
         left, right = condition.args
         for part, other in ((left, right), (right, left)):
-            known = expr.facts(part)
+            known = conditions.facts(part)
             if known is not None and all(c.implies(k) for k in known):
                 return _open_part(other, c)
         new = (_open_part(left, c), _open_part(right, c))

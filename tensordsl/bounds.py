@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine, Interval, Quasi, interval, without_data
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Axis, Expr, Index, Read, Reduce
@@ -41,7 +41,7 @@ def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
             return
         if isinstance(e, Index):
             found.extend((r, given) for r in expr.data_reads((e.affine,)))
-        for child, facts in expr.guarded_children(e, given, len(seen) < CASES):
+        for child, facts in conditions.guarded_children(e, given, len(seen) < CASES):
             go(child, facts)
 
     go(body, ())

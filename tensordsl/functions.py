@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Union, overload
 
-from tensordsl import array, dtypes, expr
+from tensordsl import array, conditions, dtypes, expr
 from tensordsl.dtypes import DTypeLike
 from tensordsl.errors import ProgramError, user_location
 from tensordsl.expr import REDUCERS, Expr, Reduce
@@ -177,7 +177,7 @@ def _reduce(name: str, value: Any, axis: Any, keepdims: bool, where: Any = None)
     if body.dtype.is_complex and name in ("max", "min"):
         raise ProgramError(f"{name}: complex numbers have no order", hint="reduce td.abs, td.real or td.imag")
     reduction = Reduce(REDUCERS[name], tuple(a.axis for a in axes), expr.operand(body), user_location())
-    return reduction if where is None else expr.where(reduction, expr.expression(where))
+    return reduction if where is None else conditions.where(reduction, expr.expression(where))
 
 
 def _is_reduce_axis(axis: Any) -> bool:

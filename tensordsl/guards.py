@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from tensordsl import dtypes, expr
+from tensordsl import conditions, dtypes, expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.expr import Const, Expr, Index, Op, Reduce
 
@@ -35,7 +35,7 @@ def normalised(body: Expr, ranges: Ranges) -> Expr:
     """An expression whose selects by conditions on indices ask for conjunctions.  ranges: of the axes."""
 
     def f(e: Expr) -> Expr | None:
-        if not (isinstance(e, Op) and e.name == "select") or expr.conditions(e.args[0]) is not None:
+        if not (isinstance(e, Op) and e.name == "select") or conditions.conditions(e.args[0]) is not None:
             return None
         made = _Decisions(ranges)
         new = made.decide(*e.args)
@@ -83,7 +83,7 @@ def cases_of_reductions(body: Expr) -> dict[int, list[Facts]]:
         if isinstance(e, Reduce):
             found.setdefault(id(e), []).append(given)
             return
-        for child, facts in expr.guarded_children(e, given, len(seen) < bounds.CASES):
+        for child, facts in conditions.guarded_children(e, given, len(seen) < bounds.CASES):
             go(child, facts)
 
     go(body, ())
@@ -97,8 +97,8 @@ def restricted(e: Reduce, cases: Iterable[Facts]) -> Reduce:
     for c in few[1:]:
         common = _common(common, c)
     if len(few) > 1:
-        e = expr.where(e, any_of([tuple(f for f in c if f not in common) for c in few]))
-    return expr.restricted(e, common)
+        e = conditions.where(e, any_of([tuple(f for f in c if f not in common) for c in few]))
+    return conditions.restricted(e, common)
 
 
 def _common(a: Facts, b: Facts) -> Facts:
@@ -112,9 +112,9 @@ def _common(a: Facts, b: Facts) -> Facts:
 
 def any_of(cases: Sequence[Facts]) -> Expr:
     """The condition that one of some conjunctions holds."""
-    result = expr.condition(cases[0])
+    result = conditions.condition(cases[0])
     for c in cases[1:]:
-        result = expr.binary("or", result, expr.condition(c))
+        result = expr.binary("or", result, conditions.condition(c))
     return result
 
 
@@ -222,7 +222,7 @@ class _Decisions:
 
     def one_sided(self, e: Op) -> list[Expr] | None:
         """``a != b`` as ``a > b`` or ``a < b`` where the axes allow only one of them."""
-        equal = expr.conditions(Op("eq", e.args, e.dtype))
+        equal = conditions.conditions(Op("eq", e.args, e.dtype))
         assert equal is not None
         for name, difference in zip(("gt", "lt"), equal):
             low, _ = interval(difference, self.ranges)
@@ -234,7 +234,7 @@ class _Decisions:
         """A comparison of indices as one of integers, or None."""
         if not isinstance(c, Op) or c.name not in expr.COMPARISONS:
             return None
-        if expr.conditions(Op("eq", c.args, c.dtype)) is not None:
+        if conditions.conditions(Op("eq", c.args, c.dtype)) is not None:
             return c if any(isinstance(a, Index) for a in c.args) else None
         return self.with_float(c)
 

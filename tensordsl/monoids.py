@@ -16,7 +16,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from tensordsl import array, combination, dtypes, expr
+from tensordsl import array, combination, conditions, dtypes, expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.arithmetic import Array
 from tensordsl.combination import Combination, Monoid, Slot
@@ -99,7 +99,7 @@ class UserReducer:
         body = combination.pack(parts) if self._tuple else parts[0]
         reduced = Reduce(monoid, axes, body, location)
         if where is not None:
-            reduced = expr.where(reduced, expr.expression(where))
+            reduced = conditions.where(reduced, expr.expression(where))
         results = [
             expr.cast(combination.part(reduced, n), "int64")
             if isinstance(term, Index)

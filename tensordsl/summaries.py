@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Union, overload
 
-from tensordsl import array, dtypes, expr
+from tensordsl import array, conditions, dtypes, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import REDUCERS, Axis, Expr, Index, Read, Reduce
@@ -72,7 +72,7 @@ def _summary(name: str, formula: Formula, meaning: str) -> Summary:
 
 def _reduce(name: str, e: Expr, axes: tuple[Axis, ...], where: Expr | None, location: Location | None) -> Expr:
     reduction = Reduce(REDUCERS[name], axes, e, location)
-    return reduction if where is None else expr.where(reduction, where)
+    return reduction if where is None else conditions.where(reduction, where)
 
 
 def _count(name: str, axes: tuple[Axis, ...], least: int = 1) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensordsl as td
-from tensordsl import array, expr
+from tensordsl import array, conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.expr import Axis, Expr, Index, Read, Reduce, select
 from tensordsl.tensor import Tensor, define
@@ -79,7 +79,7 @@ class Language(Generator):
         k = Index(Affine.of(reduced[0].name))
         low, high = (self.number(axes, 0, reduced[0].extent) for _ in range(2))
         within = expr.binary("and", expr.binary("le", low, k), expr.binary("lt", k, high))
-        body = expr.where(Reduce(expr.REDUCERS["sum"], reduced, e), within)
+        body = conditions.where(Reduce(expr.REDUCERS["sum"], reduced, e), within)
         return Known(define(axes, body, name), bound * points)
 
     def scattered(self, name: str) -> Known:
@@ -93,7 +93,7 @@ class Language(Generator):
             return self.pointwise(name)
         to = self.number(reduced, -1, axes[0].extent)
         here = expr.binary("eq", to, Index(Affine.of(axes[0].name)))
-        body = expr.where(Reduce(expr.REDUCERS["sum"], reduced, e), here)
+        body = conditions.where(Reduce(expr.REDUCERS["sum"], reduced, e), here)
         return Known(define(axes, body, name), bound * points)
 
     # ------------------------------------------------------------ conditions
@@ -175,7 +175,7 @@ class Language(Generator):
             e, bound = expr.cast(e, "int32"), max(bound, 1)
         points = max(1, math.prod(a.extent for a in reduced))
         reducer = "sum" if bound * points <= LIMIT.get(e.dtype.name, 0) else "max"
-        total = expr.where(Reduce(expr.REDUCERS[reducer], reduced, e), self.condition(axes + reduced, 2))
+        total = conditions.where(Reduce(expr.REDUCERS[reducer], reduced, e), self.condition(axes + reduced, 2))
         limit = bound * points if reducer == "sum" else bound
         if reducer == "max":  # without terms it is the least value of its type
             return Known(define(axes, _clamped(total, limit), name), limit)

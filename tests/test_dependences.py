@@ -34,7 +34,7 @@ from validation_mutations import mutate
 from validation_nests import NESTS, store
 
 import tensordsl as td
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.dtypes import float32
 from tensordsl.expr import Expr, Read
@@ -88,7 +88,7 @@ class Accesses:
 
     def reads(self, e: Expr, env: dict[str, int]) -> list[Read]:
         if isinstance(e, expr.Op) and e.name == "select":
-            known = expr.conditions(e.args[0])
+            known = conditions.conditions(e.args[0])
             if known is not None:
                 return self.reads(e.args[1 if all(c.evaluate(env) >= 0 for c in known) else 2], env)
         own = [e] if isinstance(e, Read) else []

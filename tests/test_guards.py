@@ -13,7 +13,7 @@ from tensordsl.schedules.lower import lower
 from tensordsl.schedules.polyhedral.validate import find_violation
 
 import tensordsl as td
-from tensordsl import bounds, expr, guards
+from tensordsl import bounds, conditions, expr, guards
 from tensordsl.affine import Affine
 from tensordsl.expr import Const, Expr, Index, Op
 from tensordsl.targets import target
@@ -236,7 +236,7 @@ def test_a_select_keeps_its_meaning(seed: int) -> None:
     assert [evaluate(new, at) for at in points] == [evaluate(e, at) for at in points]
     if new is not e:  # every condition left is a conjunction of comparisons
         for x in expr.walk(new):
-            assert not isinstance(x, Op) or x.name != "select" or expr.conditions(x.args[0]) is not None
+            assert not isinstance(x, Op) or x.name != "select" or conditions.conditions(x.args[0]) is not None
 
 
 @pytest.mark.parametrize("seed", range(60))

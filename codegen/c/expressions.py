@@ -11,7 +11,7 @@ from tensordsl.codegen.c.types import Value, bare, literal, signed, unsigned
 from tensordsl.codegen.c.writer import LANE, Place, Writer
 from tensordsl.schedules.loopnest import Buffer
 
-from tensordsl import dtypes, expr
+from tensordsl import conditions, dtypes, expr
 from tensordsl.affine import Affine, interval
 from tensordsl.dtypes import DType
 from tensordsl.errors import InternalError
@@ -329,10 +329,10 @@ def _cast(w: Writer, v: Value, t: DType) -> Value:
 
 
 def _conditions(w: Writer, e: Expr) -> tuple[Affine, ...] | None:
-    """`expr.conditions`, remembered per node."""
+    """`conditions.conditions`, remembered per node."""
     found = w.affine_conditions.get(id(e))
     if found is None:
-        found = w.affine_conditions[id(e)] = (e, expr.conditions(e))
+        found = w.affine_conditions[id(e)] = (e, conditions.conditions(e))
     return found[1]
 
 
@@ -378,10 +378,10 @@ def _reads_at_data(e: Expr) -> bool:
 
 def _select(w: Writer, e: Op, place: Place, sharing: Sharing) -> Value:
     """Only the chosen side is evaluated: its reads may be out of bounds where it is not chosen."""
-    conditions = _conditions(w, e.args[0])
-    if conditions is None and any(_reads_at_data(x) for x in e.args[1:]):
-        conditions = expr.facts(e.args[0])  # they keep the indices in bounds
-    if conditions is None:
+    known = _conditions(w, e.args[0])
+    if known is None and any(_reads_at_data(x) for x in e.args[1:]):
+        known = conditions.facts(e.args[0])  # they keep the indices in bounds
+    if known is None:
         c = render(w, e.args[0], place, sharing)
         if c.dtype.kind != "b":
             c = _cast(w, c, dtypes.bool_)
@@ -389,7 +389,7 @@ def _select(w: Writer, e: Op, place: Place, sharing: Sharing) -> Value:
             return _branch(w, bare(c.text), e, place, sharing)
         # a condition on data does not guard bounds: both sides are computed
         return _choose(w, c, render(w, e.args[1], place, sharing), render(w, e.args[2], place, sharing), e.dtype)
-    left = _decided(w, conditions, place)
+    left = _decided(w, known, place)
     if left is None:
         return render(w, e.args[2], place, sharing)
     if not left:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Stmt, Store, children
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.targets import Target
@@ -72,7 +72,7 @@ def value_bytes(value: Expr) -> int:
             return
         seen.add(id(e))
         if isinstance(e, Op):
-            if e.dtype.kind == "b" and expr.conditions(e) is not None:
+            if e.dtype.kind == "b" and conditions.conditions(e) is not None:
                 return
             widest = max(widest, e.dtype.bytes)
             if e.name == "cast" and isinstance(e.args[0], Index):

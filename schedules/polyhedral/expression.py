@@ -14,7 +14,7 @@ from typing import Union
 import islpy as isl
 from tensordsl.schedules.polyhedral.isl_build import Dims, where, with_data, zero
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine, Datum
 from tensordsl.data_index import affine_value
 from tensordsl.expr import Const, Expr, Index, Op, Read
@@ -63,7 +63,7 @@ def condition_set(e: Expr, dims: Dims, domain: isl.Set, known: Known | None = No
         inner = condition_set(e.args[0], dims, domain, known)
         return None if inner is None else inner.complement()
     if isinstance(e, Op) and e.name == "ne":
-        same = expr.conditions(Op("eq", e.args, e.dtype), known)
+        same = conditions.conditions(Op("eq", e.args, e.dtype), known)
         return None if same is None else where(same, dims).complement()
     if isinstance(e, Const) and e.dtype.kind != "b":
         return None
@@ -72,7 +72,7 @@ def condition_set(e: Expr, dims: Dims, domain: isl.Set, known: Known | None = No
             if isinstance(side, Op) and side.name == "select":
                 return _comparison_of_cases(e, k, side, dims, domain)
     settled = _with_known_data(e, known)
-    found = None if settled is None else expr.conditions(settled, known)
+    found = None if settled is None else conditions.conditions(settled, known)
     return None if found is None else where(found, dims)
 
 
@@ -185,7 +185,7 @@ class Matcher:
         """What is known of the numbers from memory in each argument: a select on them guards its sides."""
         if n.name != "select":
             return [given] * len(n.args)
-        found = [facts for _, facts in expr.guarded_children(n, given)]
+        found = [facts for _, facts in conditions.guarded_children(n, given)]
         return [tuple(f for f in facts if any(True for _ in f.data())) for facts in found]
 
     def paired(

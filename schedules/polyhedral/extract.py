@@ -39,7 +39,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
     zero,
 )  # fmt: skip
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine, Datum, Interval, interval
 from tensordsl.combination import Combine
 from tensordsl.errors import Location
@@ -344,7 +344,7 @@ class _StoreEvents:
         assert d is not None and d.reducer is not None
         env = dict(zip([a.name for a in d.axes], self.s.instance.index))
         env.update(zip([a.name for a in d.reduce_axes], points))
-        return tuple([x.substitute(env) for x in data_of(expr.terms_where(d.body, d.reducer))])
+        return tuple([x.substitute(env) for x in data_of(conditions.terms_where(d.body, d.reducer))])
 
     def identify(self, wanted: tuple[Datum, ...]) -> None:
         """Every number that decides whether the step runs, or where it stores, is one that the definition reads."""

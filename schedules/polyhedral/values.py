@@ -40,7 +40,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
     zero,
 )  # fmt: skip
 
-from tensordsl import expr
+from tensordsl import conditions
 from tensordsl.affine import Affine
 from tensordsl.combination import Monoid
 from tensordsl.program import Program
@@ -226,7 +226,7 @@ class _Scope:
             return
         names = tuple([f"{x.name}'" for x in definition.reduce_axes])
         env = dict(zip([x.name for x in (*definition.axes, *definition.reduce_axes)], (*a.index, *named(names))))
-        counted = expr.terms_where(definition.body, definition.reducer)
+        counted = conditions.terms_where(definition.body, definition.reducer)
         read = {str(d): f"{d}'" for d in data_of(counted)}  # some numbers or other, whatever the nest reads
         ranges = [
             b for d in data_of(counted) for b in (Affine.of(read[str(d)]) - d.low, d.high - Affine.of(read[str(d)]))

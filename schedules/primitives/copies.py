@@ -10,7 +10,7 @@ from tensordsl.schedules.loopnest import For, If, Stmt, Store, children, rewrite
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import Context, context
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Op
@@ -70,7 +70,7 @@ def _has_tail(x: For, c: Context) -> bool:
             return True
         if isinstance(y, Store):
             choices = [e.args[0] for e in expr.walk(y.value) if isinstance(e, Op) and e.name == "select"]
-            if any(differs(k, inner) for e in choices for k in expr.conditions(e) or ()):
+            if any(differs(k, inner) for e in choices for k in conditions.conditions(e) or ()):
                 return True
         return any(go(k, inner) for k in children(y))
 

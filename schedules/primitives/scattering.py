@@ -11,7 +11,7 @@ from tensordsl.schedules.primitives.placement import defined
 from tensordsl.schedules.rounding import keeps_rounding
 from tensordsl.schedules.schedule import Schedule, primitive
 
-from tensordsl import accesses, expr
+from tensordsl import accesses, conditions, expr
 from tensordsl.affine import Affine, interval
 from tensordsl.errors import ScheduleError
 from tensordsl.tensor import Definition, Tensor
@@ -47,20 +47,20 @@ def scattered(t: Tensor, found: tuple[str, Affine], s: Schedule) -> Stmt:
     axis, index = found
     d = definition_of(t)
     assert d.reducer is not None
-    known = homes(s.nest)
+    buffers = homes(s.nest)
     place = next(k for k, a in enumerate(d.axes) if a.name == axis)
     at = {axis: index}
     cell = tuple([at.get(a.name, Affine.of(a.name)) for a in d.axes])
-    conditions, term = expr.conditional_term(d.body, d.reducer)
-    where = [c.substitute(at) for c in conditions] + _inside(index, d, place)
+    known, term = conditions.conditional_term(d.body, d.reducer)
+    where = [c.substitute(at) for c in known] + _inside(index, d, place)
     left = tuple(dict.fromkeys(c for c in where if c.terms))
 
     def link(indices: tuple[Affine, ...]) -> tuple[Affine, ...]:
-        return accesses.map_index_sources(indices, lambda source: known[source.name])
+        return accesses.map_index_sources(indices, lambda source: buffers[source.name])
 
-    value = accesses.map_sources(expr.substitute(term, at), lambda source: known[source.name])
+    value = accesses.map_sources(expr.substitute(term, at), lambda source: buffers[source.name])
     points = tuple([Affine.of(a.name) for a in d.reduce_axes])
-    target = known[t.name]
+    target = buffers[t.name]
     update = Store(target, link(cell), value, Instance("update", t.name, link(cell), points), d.reducer.combine)
     around = (*d.axes[:place], *d.reduce_axes, *d.axes[place + 1 :])
     plain = tuple([Affine.of(a.name) for a in d.axes])

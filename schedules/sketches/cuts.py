@@ -13,7 +13,7 @@ from tensordsl.schedules.loopnest import For, If, Stmt, Store, children, stores
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.expr import Op
 
@@ -67,7 +67,7 @@ def _undecided(x: Stmt, c: Context, inner: tuple[For, ...]) -> Iterator[tuple[Af
     if isinstance(x, Store):
         for e in expr.walk(x.value):
             if isinstance(e, Op) and e.name == "select":
-                yield from ((k, inner) for k in expr.conditions(e.args[0]) or () if _open(k, c))
+                yield from ((k, inner) for k in conditions.conditions(e.args[0]) or () if _open(k, c))
     if isinstance(x, For):
         for bounds in (x.lo, x.hi):
             yield from ((a - b, inner) for a in bounds for b in bounds if a is not b and _open(a - b, c))

@@ -22,7 +22,7 @@ from tensordsl.schedules.sketches.rows import try_step
 from tensordsl.schedules.sketches.strips import apply_strips, strips
 from tensordsl.schedules.sketches.sums import apply_sums
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
@@ -146,7 +146,7 @@ def _conditions(x: Stmt, c: Context) -> Iterator[Affine]:
     if isinstance(x, Store):
         for e in expr.walk(x.value):
             if isinstance(e, Op) and e.name == "select":
-                known = expr.conditions(e.args[0]) or ()
+                known = conditions.conditions(e.args[0]) or ()
                 yield from (k for k in known if not c.implies(k) and not c.excludes(k))
     inner = c.inside(x)
     for child in children(x):

@@ -16,7 +16,7 @@ from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches.contraction import LEAST_CALL, TileSizes, has_loop
 from tensordsl.schedules.sketches.rows import try_step
 
-from tensordsl import expr
+from tensordsl import conditions, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Op
@@ -46,10 +46,10 @@ def triangle(program: Program, stage: str, tile: Tile, epilogue: str) -> Triangl
         if not isinstance(e, Op) or e.name != "select":
             continue
         inside = sum(r.source.name == stage for r in expr.reads(e.args[1]))
-        conditions = expr.conditions(e.args[0])
-        if not inside or inside < sites or conditions is None or len(conditions) != 1:
+        known = conditions.conditions(e.args[0])
+        if not inside or inside < sites or known is None or len(known) != 1:
             continue
-        c = conditions[0].substitute(rename)
+        c = known[0].substitute(rename)
         row, column = c.coefficient(tile.row), c.coefficient(tile.vector)
         if abs(row) == 1 and column == -row and not (c - c.const).names() - {tile.row, tile.vector}:
             return Triangle(row == 1, c.const)
