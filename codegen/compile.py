@@ -143,12 +143,15 @@ class _Work:
     debug: bool
     location: Location | None  # of the caller: a worker thread has no frames of the user's
 
-    def compile(self, sources: dict[str, Source]) -> dict[str, CompiledKernel | BuildError]:
+    def compile(
+        self, sources: dict[str, Source], further: tuple[str, ...] = ()
+    ) -> dict[str, CompiledKernel | BuildError]:
+        """further: flags after those of the sources."""
         pieces = {key: s.renamed(f"kernel_{key[:16]}") for key, s in sources.items()}
         text = _EXPORTED + unit(pieces.values())
         first = next(iter(sources.values()))
         flags = self.tools.flags(first.target, first.flags)
-        options = [*flags, "-shared", *(["-g"] if self.debug else [])]
+        options = [*flags, "-shared", *(["-g"] if self.debug else []), *further]
         try:
             with self.cache.work() as folder:
                 compile_unit(self.tools, text, folder / "unit.so", options, self.timeout_s, self.running)
@@ -159,6 +162,8 @@ class _Work:
         except CompileFailure as failure:
             if len(sources) == 1:
                 [key] = sources
+                if crashed(failure) and not further:
+                    return self.compile(sources, CAUTIOUS)
                 return {key: compile_error(failure, text, sources[key].symbol, self.location)}
             guilty = _guilty(pieces, text, failure)
         done: dict[str, CompiledKernel | BuildError] = {}
@@ -173,6 +178,15 @@ class _Work:
             "flags": " ".join(self.tools.flags(piece.target, piece.flags)),
         }
         return self.cache.put(key, library, piece.symbol, notes, piece.text if self.debug else None)
+
+
+#: What makes a compiler do less where it fails by itself.
+CAUTIOUS = ("-O2", "-fno-tree-vectorize", "-fno-tree-slp-vectorize")
+
+
+def crashed(failure: CompileFailure) -> bool:
+    """Is it the compiler that is at fault, not the text?  (gcc 12 -O3 has such cases.)"""
+    return "internal compiler error" in failure.output or "PLEASE submit a bug report" in failure.output
 
 
 def compile_error(failure: CompileFailure, text: str, name: str, location: Location | None = None) -> BuildError:

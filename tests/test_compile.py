@@ -85,6 +85,13 @@ def test_a_failure_without_lines_is_found_by_halving(tmp_path: Path) -> None:
     assert "internal error" in str(results[4])
 
 
+def test_a_compiler_that_crashes_gets_easier_flags(tmp_path: Path) -> None:
+    crash = 'case "$*" in *-fno-tree-vectorize*) ;; *) grep -q poison unit.c && echo "internal compiler error: x" && exit 1;; esac'
+    tools = fake_compiler(tmp_path, f'{crash}; exec $REAL "$@"')
+    sources = [axpy_source(1), axpy_source(2, text="/* poison */ x[i]")]
+    assert all(isinstance(r, CompiledKernel) for r in compile_sources(sources, tools))
+
+
 def test_a_hanging_compiler_is_ended(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     tools = fake_compiler(

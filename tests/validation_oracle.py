@@ -29,7 +29,8 @@ from tensordsl.schedules.loopnest import (
 
 from tensordsl.affine import Affine
 from tensordsl.combination import Monoid
-from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer, conditions, is_identity
+from tensordsl.conditions import conditions, is_identity
+from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer
 
 Env = dict[str, int]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from tensordsl.codegen.compile import compile_error
+from tensordsl.codegen.compile import CAUTIOUS, compile_error, crashed
 from tensordsl.codegen.library import manifest as manifests
 from tensordsl.codegen.library.install import install, owned, workplace, write_all
 from tensordsl.codegen.library.names import check
@@ -218,8 +218,14 @@ def _objects(name: str, found: Sequence[Operator], made: Path, folder: Path, too
         place = folder / stem / f"{stem}.o"
         place.parent.mkdir(parents=True)
         text = (sources / f"{stem}.c").read_text()
+        options = [*flags, *_OBJECT_FLAGS]
         try:
-            compile_unit(tools, text, place, [*flags, *_OBJECT_FLAGS], 10 * TIMEOUT_S, running)
+            try:
+                compile_unit(tools, text, place, options, 10 * TIMEOUT_S, running)
+            except CompileFailure as failure:
+                if not crashed(failure):
+                    raise
+                compile_unit(tools, text, place, [*options, *CAUTIOUS], 10 * TIMEOUT_S, running)
         except CompileFailure as failure:
             raise compile_error(failure, text, title) from None
         return place
