@@ -50,7 +50,6 @@ FAMILIES = (
     "causal",
     "layout",
     "interleaving",
-    "permuting",
     "projection",
     "shearing",
 )

@@ -78,6 +78,7 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
         ("chain", lambda s: s.transform_layout("h", (1, 0))),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", name="wt").transform_layout("wt", [1, 0])),
         ("solve", lambda s: s.transform_layout("x_sum", (0,))),
+        ("fields", lambda s: s.fold("e", 0, 2).transform_layout("e", (2, 0, 1))),
     ],
     "push": [("solve", lambda s: s.distribute("x_sum", "i", before="k").push("x_sum", "i", "k"))],
     "drop": [("solve", lambda s: s.partition("u", "i", "21", suffix="late").drop("u", "i.late"))],
@@ -110,10 +111,6 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     "shear": [
         ("fields", lambda s: s.shear("e", 1, 0, 2).shear("h", 1, 0, 1)),
         ("scan", lambda s: s.shear("s", 1, 0, 1).fold("s", 0, 1)),
-    ],
-    "permute": [
-        ("chain", lambda s: s.permute("c", (1, 0)).cache_read("y", "c", "i", scope="stack")),
-        ("fields", lambda s: s.fold("e", 0, 2).permute("e", (2, 0, 1))),
     ],
     "cache_read": [
         ("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k")),
@@ -255,7 +252,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
     "transform_layout": [
         ("chain", lambda s: s.transform_layout("w", (1, 0)), "the kernel has no buffer 'w' of its own"),
         ("chain", lambda s: s.transform_layout("h", (1, 1)), "is no permutation of the 2 dimensions"),
-        ("chain", lambda s: s.storage_align("h", 12).transform_layout("h", (1, 0)), "is padded or folded already"),
+        ("chain", lambda s: s.storage_align("h", 12).transform_layout("h", (1, 0)), "is padded already"),
     ],
     "push": [
         ("solve", lambda s: s.push("x_sum", "i", "k"), 'does not begin with loop "k"'),
@@ -325,12 +322,6 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("scan", lambda s: s.shear("s", 1, 0, 0), "factor=0 is not a positive integer"),
         ("scan", lambda s: s.fold("s", 0, 1).shear("s", 1, 0, 1), "folded or padded already"),
         ("scan", lambda s: s.shear("x", 1, 0, 1), "the caller's memory"),
-    ],
-    "permute": [
-        ("chain", lambda s: s.permute("q", (1, 0)), "there is no buffer 'q'"),
-        ("chain", lambda s: s.permute("y", (1, 0)), "the caller's memory"),
-        ("chain", lambda s: s.permute("c", (0, 0)), "does not name each of c's 2 dimensions once"),
-        ("chain", lambda s: s.storage_align("c", 16).permute("c", (1, 0)), "padded already"),
     ],
     "cache_read": [
         ("chain", lambda s: s.cache_read("c", "q", "i"), "there is no buffer 'q'"),

@@ -162,7 +162,7 @@ def test_small_grids_are_not_tiled() -> None:
 def test_sweeps_across_rows_are_vectors_without_conditions() -> None:
     """Coefficients once, buffers along the lanes, and every stage's ranges cut, at equal points too."""
     s = default_schedule(stencils.STENCILS["adi"](3, 30), target("avx2"))
-    assert {"project", "permute"} <= steps_of(s)
+    assert {"project", "transform_layout"} <= steps_of(s)
     found = list(stores(s.nest.body))
     assert not any(isinstance(e, Op) and e.name == "select" for st, _ in found for e in expr.walk(st.value))
     in_vectors = {
@@ -180,7 +180,7 @@ def test_buffers_turn_only_for_vectors() -> None:
 
     y = td.recurrence((40, 30), smooth, name="y", order="j")
     z = td.compute((40, 30), lambda i, j: y[i, j] * 2.0, name="z")
-    assert "permute" not in steps_of(default_schedule(td.Program([x], [z]), target("avx2")))
+    assert "transform_layout" not in steps_of(default_schedule(td.Program([x], [z]), target("avx2")))
 
 
 def test_names_do_not_matter() -> None:

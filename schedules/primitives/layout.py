@@ -21,7 +21,7 @@ def transform_layout(s: Schedule, buffer: str, order: Sequence[int]) -> Schedule
 
     order: the old dimension that each new one is.
 
-    Requires: the buffer is not the caller's memory, and neither padded, folded nor banked.
+    Requires: the buffer is not the caller's memory, and neither padded nor banked.
     Rewrite: ``c[i, j] = ..``  ->  ``c[j, i] = ..``
     Raises: ScheduleError for another buffer, or an order that is no permutation of its dimensions.
     """
@@ -32,12 +32,14 @@ def transform_layout(s: Schedule, buffer: str, order: Sequence[int]) -> Schedule
     for b in found:
         if sorted(order) != list(range(len(b.shape))):
             raise ScheduleError(f"order={list(order)!r} is no permutation of the {len(b.shape)} dimensions of {buffer}")
-        if b.pitch or any(b.fold) or b.banks:
-            raise ScheduleError(f"{b} is padded or folded already", hint="transform the layout before")
+        if b.pitch or b.banks:
+            raise ScheduleError(f"{b} is padded already", hint="transform the layout before")
     memo: dict[int, Buffer] = {}
 
     def new(b: Buffer) -> Buffer:
-        return memo.setdefault(id(b), replace(b, shape=_permuted(b.shape, order)))
+        folds = b.fold + (0,) * (len(b.shape) - len(b.fold))
+        fold = _permuted(folds, order) if any(folds) else ()
+        return memo.setdefault(id(b), replace(b, shape=_permuted(b.shape, order), fold=fold))
 
     def access(b: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
         return (new(b), _permuted(index, order)) if b.name == buffer else None

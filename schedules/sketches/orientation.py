@@ -30,7 +30,7 @@ def orient(s: Schedule, stages: set[str]) -> Schedule:
         last = len(buffer.shape) - 1
         best = max(count, key=lambda d, count=count: (count[d], d))  # type: ignore[misc]
         if buffer.scope != "external" and count[best] > count[last]:
-            turned = turned.permute(name, [*(d for d in range(last + 1) if d != best), best])
+            turned = turned.transform_layout(name, [*(d for d in range(last + 1) if d != best), best])
     return turned if _vectors(turned, stages) > _vectors(s, stages) else s
 
 
