@@ -60,7 +60,7 @@ def group_nest(group: Group, buffers: dict[str, Buffer], around: tuple[str, ...]
     for p in group.parts:
         nest = group_nest(p, buffers, inside) if isinstance(p, Group) else _ascending(p, buffers, inside)
         shortest = min(_extent(t, axis) for t in (p.tensors if isinstance(p, Group) else (p,)))
-        parts.append(nest if shortest == longest else If((Affine((), shortest - 1) - Affine.of(axis),), nest))
+        parts.append(nest if shortest == longest else If((Affine.of(shortest - 1) - Affine.of(axis),), nest))
     return _causal_loop(axis, longest, group.order.descending, seq(*parts))
 
 
@@ -72,8 +72,8 @@ def _extent(t: Tensor, axis: str) -> int:
 def _causal_loop(axis: str, extent: int, descending: bool, body: Stmt) -> For:
     """A loop over the steps of a causal axis.  Loops count up: a descending axis is counted from its end."""
     if descending:
-        body = substitute(body, {axis: Affine((), extent - 1) - Affine.of(axis)})
-    return For(axis, (Affine(),), (Affine((), extent),), body)
+        body = substitute(body, {axis: Affine.of(extent - 1) - Affine.of(axis)})
+    return For(axis, (Affine(),), (Affine.of(extent),), body)
 
 
 def definition_nest(t: Tensor, buffers: dict[str, Buffer]) -> Stmt:
@@ -123,7 +123,7 @@ def _loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) -
     for a in reversed(axes):
         mine = [c for c in where if a.name in c.names()]
         where = tuple(c for c in where if a.name not in c.names())
-        lo, hi = [Affine()], [Affine((), a.extent)]
+        lo, hi = [Affine()], [Affine.of(a.extent)]
         inside: list[Affine] = []
         for c in mine:
             match c.coefficient(a.name):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tensordsl.schedules.loopnest import For
 from tensordsl.schedules.simplify import Context
 
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, is_symbolic
+from tensordsl.sizes import Size, made
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,10 @@ def span(index: Affine, inner: Sequence[For]) -> Span:
             new_ends += [e.substitute({f.var: h - 1}) for h in f.hi] if c > 0 else [e.substitute(env_lo)]
         ends = new_ends
     extent = last - base
-    if extent.terms:
+    if not is_symbolic(extent):
         raise NoBox(f"index {index} covers a number of elements that varies: {extent + 1}")
     tight = tuple(dict.fromkeys(e + 1 for e in ends if e != last))
-    return Span(base, extent.const + 1, tight)
+    return Span(base, made(extent + 1), tight)
 
 
 def _quasis(a: Affine) -> list[tuple[Affine, int]]:
@@ -62,8 +63,10 @@ def _constant_size(f: For) -> tuple[Affine, int]:
     for lo in f.lo:
         for hi in f.hi:
             size = hi - lo
-            if not size.terms and (best is None or size.const < best[1]):
+            if not size.terms and (best is None or isinstance(best[1], Size) or size.const < best[1]):
                 best = (lo, size.const)
+            elif best is None and is_symbolic(size):
+                best = (lo, made(size))
     if best is None:
         raise NoBox(f"loop {f.var} has no constant number of iterations")
     return best

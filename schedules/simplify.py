@@ -24,7 +24,7 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Quasi
+from tensordsl.affine import Affine, Quasi, interval, is_symbolic
 from tensordsl.expr import Expr, Op
 
 
@@ -59,6 +59,9 @@ class Context:
             if isinstance(atom, Quasi):
                 low, high = self._quasi(atom)
                 value = low if c > 0 else high
+                if value is None and atom.kind == "div" and c % atom.by == 0:  # n * (x // n) lies between x - n + 1 and x
+                    k = c // atom.by
+                    return self._bound(a - Affine(((atom, c),)) + atom.argument * k - max(0, k) * (atom.by - 1), last, 1)
                 if value is None:
                     return None
                 rest = Affine(tuple(t for t in a.terms if t[0] is not atom), a.const + c * value)
@@ -76,7 +79,7 @@ class Context:
                 if low is not None and (best is None or low > best):
                     best = low
             return best
-        return None
+        return interval(a, {})[0] if is_symbolic(a) else None
 
     def _quasi(self, atom: Quasi) -> tuple[int | None, int | None]:
         low, high = self.minimum(atom.argument), self.maximum(atom.argument)

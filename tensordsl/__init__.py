@@ -58,6 +58,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "check": ("tensordsl.checking", "check"),
     "ops": ("tensordsl.ops", ""),
     "Program": ("tensordsl.program", "Program"),
+    "dim": ("tensordsl.sizes", "dim"),
     **{
         n: ("tensordsl.autotune.driver", n)
         for n in ("compile", "tune", "build_library", "verify", "bench", "TuneResult")

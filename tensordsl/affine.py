@@ -2,7 +2,8 @@
 
 An `Affine` is ``sum(coefficient * atom) + constant``.  An atom is a variable name or a
 `Quasi`: a floor division or a remainder of an affine expression by a positive integer
-(Python's meaning: the remainder is never negative).
+(Python's meaning: the remainder is never negative).  Where sizes are known only at the call
+(sizes.py), an address also has products of a variable and sizes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,37 @@ from typing import Literal, Union
 
 @dataclass(frozen=True, slots=True)
 class Quasi:
-    """``argument // by`` or ``argument % by``, with ``by > 1``."""
+    """``argument // by`` or ``argument % by``, with ``by > 1``; ``argument * by`` with a size that is
+    known at the call (see `product`)."""
 
-    kind: Literal["div", "mod"]
+    kind: Literal["div", "mod", "mul"]
     argument: Affine
     by: int
 
     def __str__(self) -> str:
-        text = str(self.argument)
-        return f"{text if text.isidentifier() else f'({text})'} {'//' if self.kind == 'div' else '%'} {self.by}"
+        text, sign = str(self.argument), {"div": "//", "mod": "%", "mul": "*"}[self.kind]
+        return f"{text if text.isidentifier() else f'({text})'} {sign} {self.by}"
+
+
+class Dim(str):
+    """The variable of a size that is known only at the call: a name with the range of its values.
+
+    name: the dimension it belongs to, whose value is ``by * variable + rest``.
+    """
+
+    __slots__ = ("by", "least", "most", "name", "rest")
+
+    def __new__(cls, name: str, least: int = 0, most: int | None = None, by: int = 1, rest: int = 0) -> Dim:
+        """least, most: of the dimension's values, which leave ``rest`` when divided by ``by``."""
+        self = str.__new__(cls, name if by == 1 else f"{name}//{by}")
+        self.name, self.by, self.rest = name, by, rest if by > 1 else 0
+        self.least = max(0, -((self.rest - least) // by))
+        self.most = None if most is None else (most - self.rest) // by
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        most = None if self.most is None else self.most * self.by + self.rest
+        return Dim, (self.name, self.least * self.by + self.rest, most, self.by, self.rest)
 
 
 Atom = Union[str, Quasi]
@@ -49,7 +72,7 @@ class Affine:
             return value
         if isinstance(value, str):
             return Affine(((value, 1),))
-        return Affine((), int(value))
+        return Affine((), value) if type(value) is int else _of_number(value)
 
     @staticmethod
     def build(coefficients: Mapping[Atom, int], const: int) -> Affine:
@@ -59,7 +82,7 @@ class Affine:
         return Affine(tuple(items), const)
 
     def __add__(self, other: AffineLike) -> Affine:
-        if isinstance(other, int):
+        if type(other) is int:
             return Affine(self.terms, self.const + other)
         other = Affine.of(other)
         if not other.terms:
@@ -77,7 +100,7 @@ class Affine:
         return self * -1
 
     def __sub__(self, other: AffineLike) -> Affine:
-        if isinstance(other, int):
+        if type(other) is int:
             return Affine(self.terms, self.const - other)
         return self + -Affine.of(other)
 
@@ -85,6 +108,8 @@ class Affine:
         return Affine.of(other) - self
 
     def __mul__(self, factor: int) -> Affine:
+        if type(factor) is not int:
+            return product(self, Affine.of(factor))
         if not factor:
             return ZERO
         return Affine(tuple((a, c * factor) for a, c in self.terms), self.const * factor)
@@ -145,6 +170,8 @@ class Affine:
                 yield atom
             else:
                 yield from atom.argument._names()
+                if atom.kind == "mul":
+                    yield from Affine.of(atom.by)._names()
 
     def substitute(self, env: Mapping[str, Affine]) -> Affine:
         """Replace variables; divisions and remainders are simplified again."""
@@ -158,7 +185,11 @@ class Affine:
             else:
                 argument = atom.argument.substitute(env)
                 value = None
-                if argument is not atom.argument:
+                if atom.kind == "mul":
+                    by = Affine.of(atom.by)
+                    new = by.substitute(env)
+                    value = product(argument, new) if argument is not atom.argument or new is not by else None
+                elif argument is not atom.argument:
                     value = argument // atom.by if atom.kind == "div" else argument % atom.by
             if value is None:
                 total[atom] = total.get(atom, 0) + coefficient
@@ -174,7 +205,7 @@ class Affine:
         total = Affine((), self.const)
         for atom, coefficient in self.terms:
             part = Affine(((atom, 1),))
-            if isinstance(atom, Quasi):
+            if isinstance(atom, Quasi) and atom.kind != "mul":
                 argument = atom.argument.within(ranges)
                 low, high = interval(argument, ranges)
                 known = low is not None and high is not None and low // atom.by == high // atom.by
@@ -194,7 +225,11 @@ class Affine:
                 total += coefficient * env[atom]
             else:
                 value = atom.argument.evaluate(env)
-                total += coefficient * (value // atom.by if atom.kind == "div" else value % atom.by)
+                if atom.kind == "mul":
+                    value *= Affine.of(atom.by).evaluate(env)
+                else:
+                    value = value // atom.by if atom.kind == "div" else value % atom.by
+                total += coefficient * value
         return total
 
     @property
@@ -219,16 +254,60 @@ class Affine:
 ZERO = Affine()
 
 
+def _of_number(value: int) -> Affine:
+    """An integer, or a size that is known at the call (see sizes.py)."""
+    symbolic = getattr(value, "affine", None)
+    return symbolic if isinstance(symbolic, Affine) else Affine((), int(value))
+
+
+def product(a: Affine, b: Affine) -> Affine:
+    """The product, of which all factors but one are sizes that are known at the call."""
+    if not a.terms or not b.terms:
+        return b * a.const if not a.terms else a * b.const
+    total = a * b.const + Affine(b.terms) * a.const
+    for x, c in a.terms:
+        for y, d in b.terms:
+            total = total + _monomial([*factors(x), *factors(y)]) * (c * d)
+    return total
+
+
+def factors(atom: Atom) -> list[Atom]:
+    """What an atom is a product of."""
+    if isinstance(atom, str) or atom.kind != "mul":
+        return [atom]
+    return [f for part in (atom.argument, Affine.of(atom.by)) for f in factors(part.terms[0][0])]
+
+
+def _monomial(factors: list[Atom]) -> Affine:
+    """A product in canonical form: the variable first, then the sizes in order of their names."""
+    from tensordsl.sizes import made
+
+    varying = [f for f in factors if not is_symbolic(Affine(((f, 1),)))]
+    assert len(varying) <= 1, f"a product of the variables {varying}"
+    ordered = varying + sorted([f for f in factors if f not in varying], key=_order)
+    total = Affine(((ordered[0], 1),))
+    for f in ordered[1:]:
+        total = Affine(((Quasi("mul", total, made(Affine(((f, 1),)))), 1),))
+    return total
+
+
+def is_symbolic(a: Affine) -> bool:
+    """Does the value depend on nothing but sizes that are known at the call?"""
+    return all(isinstance(n, Dim) for n in a.names())
+
+
 def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
     """The least and greatest value (inclusive; None: unbounded) over boxes of the variables."""
     low: int | None = expression.const
     high: int | None = expression.const
     for atom, coefficient in expression.terms:
         if isinstance(atom, str):
-            first, last = ranges.get(atom, (None, None))
+            first, last = ranges.get(atom) or ((atom.least, atom.most) if isinstance(atom, Dim) else (None, None))
         else:
             first, last = interval(atom.argument, ranges)
-            if atom.kind == "div":
+            if atom.kind == "mul":
+                first, last = _times((first, last), interval(Affine.of(atom.by), ranges))
+            elif atom.kind == "div":
                 first = None if first is None else first // atom.by
                 last = None if last is None else last // atom.by
             elif first is None or last is None or first // atom.by != last // atom.by:
@@ -240,6 +319,20 @@ def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
         low = None if low is None or first is None else low + coefficient * first
         high = None if high is None or last is None else high + coefficient * last
     return low, high
+
+
+def _times(a: Interval, size: Interval) -> Interval:
+    """The range of a product with a size, which is never negative."""
+    (low, high), (least, most) = a, size
+
+    def end(x: int | None, outward: bool) -> int | None:
+        """outward: the greatest size takes this end farthest."""
+        if x is None or x == 0:
+            return x
+        by = most if outward else least or 0
+        return None if by is None else x * by
+
+    return end(low, low is not None and low < 0), end(high, high is not None and high > 0)
 
 
 def variables(*names: str) -> tuple[Affine, ...]:

@@ -149,7 +149,7 @@ def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
         count *= source.shape[d]
     if count == 0:
         raise ProgramError(f"mean: {x} has no elements along these axes")
-    return define(axes, total / float(count), None, label=derived(source, "mean"))
+    return define(axes, total / expr.number(count, source.dtype), None, label=derived(source, "mean"))
 
 
 # ---------------------------------------------------------------- products

@@ -12,6 +12,7 @@ from tensordsl import expr
 from tensordsl.affine import Affine, Interval, Quasi, interval
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
+from tensordsl.sizes import in_words
 from tensordsl.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class Answer:
     point: Mapping[str, int] | None = None
 
     def __str__(self) -> str:
-        point = self.point or {}
-        return "when " + ", ".join(f"{k} = {v}" for k, v in point.items()) if point else "always"
+        return in_words(self.point) if self.point else "always"
 
 
 def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> Answer:
@@ -61,7 +61,11 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
     Intervals of the conditions and of their sums, then corners, then elimination of the variables, then,
     on small domains, every point.
     """
-    if _excluded(conditions, ranges):
+    from tensordsl import any_size
+
+    if any_size.has_sizes(conditions, ranges):
+        return any_size.satisfiable(conditions, ranges)
+    if excluded(conditions, ranges):
         return Answer(False)
     names = sorted(frozenset[str]().union(*(c.names() for c in conditions)))
     if not names:
@@ -71,20 +75,20 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
         point = dict(zip(names, corner))
         if all(c.evaluate(point) >= 0 for c in conditions):
             return Answer(True, point)
-    if _contradictory(conditions, ranges):
+    if contradictory(conditions, ranges):
         return Answer(False)
     if math.prod(hi - lo + 1 for lo, hi in sides) > ENUMERATED:
         return Answer(None)
-    return _enumerate(conditions, dict(zip(names, sides)))
+    return enumerate_points(conditions, dict(zip(names, sides)))
 
 
-def _excluded(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
+def excluded(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
     """If all conditions hold, so does every sum of them: is one of them negative everywhere?"""
     sums = [*conditions, *(a + b for a, b in itertools.combinations(conditions[:8], 2)), sum(conditions, Affine())]
     return any(high is not None and high < 0 for _, high in (interval(s, ranges) for s in sums))
 
 
-def _contradictory(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
+def contradictory(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
     """Does a combination of the conditions and ranges say ``negative >= 0``?
 
     Variables are eliminated one after the other by adding a bound from below to one from above (J. Fourier,
@@ -119,7 +123,7 @@ def _tightened(row: Affine) -> Affine:
     return Affine(tuple((a, c // common) for a, c in row.terms), row.const // common) if common > 1 else row
 
 
-def _enumerate(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) -> Answer:
+def enumerate_points(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) -> Answer:
     import numpy as np
 
     shape = tuple(hi - lo + 1 for lo, hi in sides.values())
@@ -172,7 +176,7 @@ def check(tensor: Tensor) -> None:
                 if found.point is not None:
                     raise ProgramError(
                         f"{tensor.name}: index {index} of {read.source.name} (dimension {dim}) is out of bounds: "
-                        f"{index.evaluate(found.point)} is outside 0..{size - 1}",
+                        f"{index.evaluate(found.point)} is outside 0..{Affine.of(size).evaluate(found.point) - 1}",
                         location=read.location,
                         counterexample=str(found),
                         hint="guard the read with td.select, or change the shape",

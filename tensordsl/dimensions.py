@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Union
 
 from tensordsl.errors import ProgramError, closest
+from tensordsl.sizes import Size, is_linear, unproven
 
 #: Sizes of named dimensions while an operator is being bound (see operator.py).
 DIMENSIONS: ContextVar[Mapping[str, int]] = ContextVar("tensordsl_dimensions", default=MappingProxyType({}))
@@ -33,15 +34,38 @@ def extent(value: Extent) -> int:
     Raises ProgramError for unknown dimensions and for sizes that are negative, too large or no integers.
     """
     if isinstance(value, str):
-        size = _evaluate(parse(value), value, DIMENSIONS.get())
+        size = evaluate(value)
+    elif isinstance(value, Size):
+        size = value
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ProgramError(f"a size must be an integer or a dimension's name, got {value!r}")
     else:
         size = value.__index__()
+    if isinstance(size, Size):
+        return _symbolic(size)
     if size < 0:
         raise ProgramError(f"a size must not be negative, got {size}" + (f" for {value!r}" if size != value else ""))
     if size > MOST:
         raise ProgramError(f"a size must be at most 2**60 (offsets are 64-bit integers), got {size}")
+    return size
+
+
+def evaluate(text: str) -> int:
+    """The value of an expression in the dimensions of the operator being bound."""
+    return _evaluate(parse(text), text, DIMENSIONS.get())
+
+
+def _symbolic(size: Size) -> int:
+    """A size known at the call, once it is proven to be one."""
+    if not is_linear(size.affine):
+        raise ProgramError(
+            f"the size {size} is a product of dimensions", hint="keep them apart, or bind all but one to numbers"
+        )
+    found = unproven(size.affine)
+    if found is not None:
+        raise ProgramError(
+            f"the size {size} may be negative", counterexample=found, hint="assume more of the dimensions"
+        )
     return size
 
 
@@ -50,7 +74,7 @@ def sizes(shape: Extent | Sequence[Extent]) -> tuple[int, ...]:
     if not isinstance(shape, (tuple, list)):
         return (extent(shape),)  # type: ignore[arg-type]
     found = tuple(extent(s) for s in shape)
-    if math.prod(found) > MOST:
+    if not any(isinstance(s, Size) for s in found) and math.prod(found) > MOST:
         raise ProgramError(f"the shape {list(found)} has {math.prod(found)} elements, at most 2**60 can be addressed")
     return found
 

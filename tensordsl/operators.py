@@ -11,6 +11,8 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from tensordsl import dimensions, dtypes
+from tensordsl.affine import Affine
+from tensordsl.assumptions import assumed, check_assumptions, relation, require
 from tensordsl.dimensions import DIMENSIONS, extent
 from tensordsl.dtypes import DType
 from tensordsl.errors import (
@@ -23,6 +25,7 @@ from tensordsl.errors import (
 )
 from tensordsl.expr import Expr
 from tensordsl.program import Program
+from tensordsl.sizes import RELATIONS
 from tensordsl.tensor import Tensor, placeholder
 
 _FORM = 'as in "x: float32[M, K], alpha: float32"'
@@ -50,6 +53,7 @@ class Operator:
     parameters: tuple[Parameter, ...]
     inplace: Mapping[str, str]
     location: Location | None
+    assumptions: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,6 +70,16 @@ class Operator:
 
         Raises ProgramError for missing or unknown dimensions and for whatever is wrong in the function.
         """
+        self._check_names(sizes)
+        missing = [n for n in self.dims if n not in sizes]
+        if missing:
+            call = ", ".join(f"{n}=..." for n in self.dims)
+            raise ProgramError(f"{self.name}: no size for {', '.join(missing)}", hint=f"{self.name}.bind({call})")
+        bound = {n: extent(sizes[n]) for n in self.dims}
+        require(self.name, self.assumptions, bound)
+        return self._program(bound, ())
+
+    def _check_names(self, sizes: Mapping[str, int]) -> None:
         for n in sizes:
             if n not in self.dims:
                 like = closest(n, self.dims)
@@ -74,18 +88,27 @@ class Operator:
                     legal=self.dims or "it has no dimensions",
                     hint=f"did you mean {like!r}?" if like else None,
                 )
-        missing = [n for n in self.dims if n not in sizes]
-        if missing:
-            call = ", ".join(f"{n}=..." for n in self.dims)
-            raise ProgramError(f"{self.name}: no size for {', '.join(missing)}", hint=f"{self.name}.bind({call})")
-        bound = {n: extent(sizes[n]) for n in self.dims}
-        token = DIMENSIONS.set(bound)
+
+    def symbolic(self, **sizes: int) -> Program:
+        """The Program for all sizes that the assumptions allow; those given are bound.
+
+        Raises ProgramError as `bind`, with a counterexample where the function is not defined for all of them.
+        """
+        given = {n: extent(sizes[n]) for n in self.dims if n in sizes}
+        self._check_names(sizes)
+        open_dims, relations = assumed(self.name, self.assumptions, [n for n in self.dims if n not in given])
+        bound = {n: given[n] if n in given else open_dims[n] for n in self.dims}
+        return self._program(bound, tuple(relation(r, bound) for r in relations))
+
+    def _program(self, bound: Mapping[str, int], relations: tuple[Affine, ...]) -> Program:
+        token, other = DIMENSIONS.set(bound), RELATIONS.set(relations)
         try:
             inputs = [placeholder(p.shape, p.dtype, p.name) for p in self.parameters]
             outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
-        return Program(inputs, outputs, self.name, self.inplace, bound)
+            RELATIONS.reset(other)
+        return Program(inputs, outputs, self.name, self.inplace, bound, relations)
 
     def __call__(self, *tensors: Tensor) -> Any:
         """The function applied to tensors of an operator around it; their shapes give the sizes."""
@@ -148,11 +171,14 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
     """Makes an operator of a function of tensors.
 
     signature: a type for each parameter, ``"x: float32[M, K], alpha: float32"``; a type without a
-        shape is a run-time scalar; sizes may be expressions such as ``H + 2``.
+        shape is a run-time scalar; sizes may be expressions such as ``H + 2``.  After them, behind
+        semicolons, what may be assumed of sizes: ``"x: float32[N, K]; N >= 1; K % 8 == 0; N <= K"``.
     inplace: output name -> input name whose memory it takes over.
     Raises ProgramError where the signature is malformed or does not fit the function.
     """
-    parameters = tuple(_parameters(signature))
+    types, *assumptions = signature.split(";")
+    parameters = tuple(_parameters(types))
+    check_assumptions([n for p in parameters for s in p.shape for n in dimensions.names(dimensions.parse(s))], assumptions)
 
     def decorate(function: Callable[..., Any]) -> Operator:
         names = list(inspect.signature(function).parameters)
@@ -161,7 +187,7 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
                 f"{function.__name__} takes ({', '.join(names)}), "
                 f"its signature names ({', '.join(p.name for p in parameters)})"
             )
-        return Operator(function, parameters, dict(inplace or {}), user_location())
+        return Operator(function, parameters, dict(inplace or {}), user_location(), tuple(assumptions))
 
     return decorate
 

@@ -11,16 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tensordsl import causality, expr, hazards
+from tensordsl.affine import Affine, Dim
 from tensordsl.causality import Group
+from tensordsl.dimensions import extent
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
+from tensordsl.sizes import dims_of, made
 from tensordsl.tensor import Definition, Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Program:
     """inputs, outputs: tensors in calling order.  inplace: output name -> input name whose memory
-    it takes over.  dims: the named sizes it was bound with, in the order of the C interface.
+    it takes over.  dims: the named sizes it was bound with, in the order of the C interface; sizes that are
+    known only at the call (`Size`) stay open.  relations: what is assumed of several of them (each ``>= 0``).
     Raises ProgramError for undefined tensors, cycles without an order, bad or duplicate names, and
     outputs that overwrite an input while it is still read.
     """
@@ -31,6 +35,7 @@ class Program:
     groups: tuple[Group, ...]
     inplace: Mapping[str, str]
     dims: Mapping[str, int]
+    relations: tuple[Affine, ...]
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class Program:
         name: str = "kernel",
         inplace: Mapping[str, str] | None = None,
         dims: Mapping[str, int] | None = None,
+        relations: Sequence[Affine] = (),
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
@@ -49,10 +55,23 @@ class Program:
             "outputs": outs,
             "groups": groups,
             "inplace": dict(inplace or {}),
-            "dims": dict(dims or {}),
+            "dims": dict(dims or {}) or _dims(ins),
+            "relations": tuple(relations),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+        _check_dims(self)
+
+    @property
+    def free(self) -> tuple[Dim, ...]:
+        """The variables of the sizes that are known only at the call, in the order of the C interface."""
+        return tuple(dims_of(self.dims.values()))
+
+    def at(self, **sizes: int) -> Program:
+        """The program for some sizes of its free dimensions.  Raises ProgramError for illegal ones."""
+        from tensordsl import instances
+
+        return instances.at(self, {n: extent(v) for n, v in sizes.items()})
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -86,16 +105,48 @@ class Program:
                     copy.definition = replace(d, body=expr.transform(d.body, link))
             return fresh[name]
 
-        return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims)
+        return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims, self.relations)
+
+    def _where(self) -> str:
+        from tensordsl import instances
+
+        found = instances.guard_texts(self) if self.free else []
+        return f" for {', '.join(found)}" if found else ""
 
     def __str__(self) -> str:
-        lines = [f"program {self.name}({', '.join(map(str, self.inputs))})"]
+        lines = [f"program {self.name}({', '.join(map(str, self.inputs))}){self._where()}"]
         for t in self.tensors:
             role = "  (output)" if t in self.outputs else ""
             if t.name in self.inplace:
                 role = f"  (output, in place of {self.inplace[t.name]})"
             lines.append("  " + definition_text(t) + role)
         return "\n".join(lines)
+
+
+def _dims(inputs: Sequence[Tensor]) -> dict[str, int]:
+    """The open dimensions of the inputs' shapes."""
+    return {d.name: made(Affine(((d, d.by),), d.rest)) for d in dims_of(e for t in inputs for e in t.shape)}
+
+
+def _check_dims(program: Program) -> None:
+    free = program.free
+    variables = {str(d) for d in free} | {d.name for d in free}
+    for t in program.tensors:
+        axes = _definition(t).axes + _definition(t).reduce_axes
+        clash = next((a.name for a in axes if a.name in variables), None)
+        if clash is not None:
+            raise ProgramError(
+                f"axis {clash!r} of {t.name} has the name of a dimension", location=t.location, hint="rename the axis"
+            )
+        used = {n for e in expr.walk(_definition(t).body) if isinstance(e, Read) for i in e.index for n in i.names()}
+        for d in dims_of([*t.shape, *(a.extent for a in axes)]) + [n for n in used if isinstance(n, Dim)]:
+            if d not in free:
+                raise ProgramError(
+                    f"the size {d.name} of {t.name} is no size of an input", location=t.location,
+                    hint="a dimension's size comes with the arrays: use it in the shape of an input",
+                )  # fmt: skip
+    if len({d.name for d in free}) < len(free):
+        raise ProgramError("two dimensions have one name and other assumptions", hint="make each with td.dim once")
 
 
 def definition_text(t: Tensor) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Union, overload
 
 from tensordsl import dtypes, expr
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Dim
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
@@ -334,7 +334,7 @@ def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
             hint="indices are sums of axes times integers, with // and % by positive integers",
         )
     number = value.__index__()
-    return Affine((), number + tensor.shape[d] if number < 0 else number)
+    return Affine.of(number + tensor.shape[d] if number < 0 else number)
 
 
 # ---------------------------------------------------------------- index notation
@@ -570,7 +570,7 @@ def check_definition(tensor: Tensor) -> None:
             )
         indices: Iterable[Affine] = e.index if isinstance(e, Read) else (e.affine,) if isinstance(e, Index) else ()
         for i in indices:
-            for n in sorted(i.names() - known):
+            for n in sorted(n for n in i.names() - known if not isinstance(n, Dim)):
                 raise ProgramError(
                     f"{tensor.name}: index {n!r} is not an axis of this definition",
                     location=getattr(e, "location", None),
