@@ -10,8 +10,8 @@ import ctypes
 import math
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from tensordsl.schedules.loopnest import LoopNest
 
 from tensordsl.dtypes import DType
 from tensordsl.errors import BuildError, InternalError
+from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
 if TYPE_CHECKING:
@@ -74,6 +75,13 @@ class Parameter:
     output: str = ""  # the name of the output an in-place argument becomes
     real: Callable[[float], Any] | None = None  # makes the argument of a floating-point scalar
 
+    def at(self, sizes: Mapping[str, int]) -> Parameter:
+        """The parameter for some sizes of the dimensions that its shape leaves open."""
+        if not any(isinstance(e, Size) for e in self.shape):
+            return self
+        shape = tuple([e.at(sizes) if isinstance(e, Size) else e for e in self.shape])
+        return replace(self, shape=shape, bytes=math.prod(shape) * self.dtype.bytes)
+
     def __str__(self) -> str:
         return (
             f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -97,7 +105,7 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
             role = "output"
         elif b.name in taken_over:
             role = "inplace"
-        size = math.prod(b.shape) * b.dtype.bytes
+        size = b.size() * b.dtype.bytes
         real = _SCALARS[b.dtype.name] if role == "scalar" and b.dtype.is_float else None
         numpy = np.dtype(b.dtype.name)
         found.append(Parameter(b.name, b.dtype, numpy, b.shape, role, size, taken_over.get(b.name, ""), real))
@@ -115,20 +123,32 @@ class Kernel:
     Raises BuildError for arguments that do not fit, before anything is written.
     """
 
-    def __init__(self, compiled: CompiledKernel, nest: LoopNest, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self,
+        compiled: CompiledKernel,
+        nest: LoopNest,
+        schedule: Schedule | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        """sizes: of the dimensions that the nest leaves open (see `general.GeneralKernel`)."""
         self.compiled = compiled
         self.source: Source = compiled.source
         self.nest = nest
         self.schedule = schedule
-        self.parameters = parameters(nest)
+        self.parameters = tuple([p.at(sizes or {}) for p in parameters(nest)])
         self._function = load(compiled)
+        workspace = self.source.workspace_bytes
+        if sizes is not None:
+            self._function = _with_sizes(self._function, [sizes[d.name] for d in nest.program.free])
+            workspace = workspace.at(sizes) if isinstance(workspace, Size) else workspace
+        self._workspace_bytes = workspace
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._outputs = tuple(p for p in self.parameters if p.role == "output")
         plain = all(p.role == "input" or p.real for p in self._inputs) and len(self._outputs) == 1
         self._single = self._outputs[0] if plain and self.parameters[-1] is self._outputs[0] else None
         self._order = _result_order(nest, self.parameters)
         self._thread = threading.local()
-        self._needs_call = self.source.workspace_bytes > 0
+        self._needs_call = self._workspace_bytes > 0
 
     @property
     def name(self) -> str:
@@ -231,7 +251,7 @@ class Kernel:
         try:
             return self._thread.call
         except AttributeError:
-            size = self.source.workspace_bytes
+            size = self._workspace_bytes
             memory = np.empty(size + _WORKSPACE_ALIGNMENT, np.uint8)
             start = -memory.ctypes.data % _WORKSPACE_ALIGNMENT
             call = CallStruct(ctypes.sizeof(CallStruct), 0, memory.ctypes.data + start, size, None, None, None)
@@ -268,6 +288,16 @@ def load(compiled: CompiledKernel) -> Any:
         ) from None
     function.restype = ctypes.c_int32
     return function
+
+
+def _with_sizes(function: Any, sizes: Sequence[int]) -> Callable[..., int]:
+    """The C function with the sizes that come after its arrays."""
+    last = tuple([ctypes.c_int64(n) for n in sizes])
+
+    def call(*arguments: Any) -> int:
+        return function(*arguments, *last)  # type: ignore[no-any-return]
+
+    return call
 
 
 @dataclass(slots=True)

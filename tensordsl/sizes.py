@@ -266,6 +266,14 @@ def in_words(point: Mapping[str, int]) -> str:
 
 
 def at_most(value: int, limit: int) -> bool:
-    """Is a size at most this, whatever the dimensions are?"""
-    low, _ = interval(limit - Affine.of(value), {})
+    """Is it proven that ``value <= limit``, whatever the sizes are?"""
+    low, _ = interval(Affine.of(limit) - value, {})
     return low is not None and low >= 0
+
+
+def larger(a: int, b: int) -> int:
+    """A size that is at least as large as both: the sum where it depends which one is larger."""
+    try:
+        return max(a, b)
+    except DependsOnSizes:
+        return a + b

@@ -41,6 +41,8 @@ def wrapped(w: Writer, a: Affine) -> str:
 
 def quasi_text(w: Writer, q: Quasi) -> str:
     """A floor division or remainder; C rounds towards zero, so signs matter."""
+    if q.kind == "mul":
+        return f"{wrapped(w, q.argument)} * {wrapped(w, Affine.of(q.by))}"
     x, by = wrapped(w, q.argument), q.by
     low, _ = interval(q.argument, w.ranges)
     known = low is not None and low >= 0

@@ -12,6 +12,7 @@ from tensordsl.schedules.loopnest import Buffer
 
 from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
+from tensordsl.sizes import at_most
 
 
 def _start(address: Affine) -> Affine:
@@ -110,7 +111,7 @@ def _shift(w: Writer, b: Buffer, lowest: Affine, found: dict[int, int], lanes: i
     if stride <= 1 or count > min(patterns.MOST_LOADS, lanes // 2):
         return None
     low, high = value_range(w, lowest)
-    inside = low is not None and high is not None and low >= shift and high - shift + count * lanes <= b.size()
+    inside = low is not None and high is not None and low >= shift and at_most(high - shift + count * lanes, b.size())
     return shift if inside else None
 
 

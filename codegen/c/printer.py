@@ -3,12 +3,14 @@
     source = to_c(nest, target("native"))
 
 The function is ``int32_t SYMBOL(const td_call *call, parameters in order)``: arrays by pointer,
-rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 (bad call struct),
+rank-0 inputs by value, then the sizes that are known only at the call.  It returns 0, or 1 (sizes
+against the assumptions), 2 (workspace missing or too small), 3 (bad call struct),
 4 (null pointer), or what the caller's ``parallel_for`` returned where that is not 0.
 """
 
 from __future__ import annotations
 
+from tensordsl.codegen.c import functions, guards
 from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.functions import FENCE
 from tensordsl.codegen.c.names import Names
@@ -21,6 +23,7 @@ from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buf
 
 import tensordsl
 from tensordsl.errors import InternalError
+from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
 _ALIGN = 64  # bytes
@@ -38,18 +41,22 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     lanes = Lanes(body, target)
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
-    names = Names(known, loops, spread=plan.names(), reserved=[symbol])
+    free = nest.program.free
+    sizes = dict.fromkeys([*map(str, free), *(d.name for d in free)])
+    names = Names(known, [*loops, *(n for n in sizes if n not in loops)], spread=plan.names(), reserved=[symbol])
     w = Writer(target, symbol, names, lanes, plan, known)
+    w.function.variables.update(free)
     _roles(w, nest, body)
     statement(w, body, Place({}))
     f = w.function
     unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
     if unknown:
         raise InternalError(f"{symbol}: {', '.join(unknown)} used but not declared", context=nest)
-    needed = w.workspace_bytes + _ALIGN if w.workspace_bytes else 0
-    head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
+    needed = w.workspace_bytes + _ALIGN if w.workspace_bytes != 0 else 0
+    taken = ["const td_call *call", *_declarations(w, parameters), *guards.declarations(w, free)]
+    head = f"TD_KERNEL int32_t {symbol}({', '.join(taken)}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
-    kernel = "\n".join([head, *_checks(w, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
+    kernel = "\n".join([head, *_checks(w, nest, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if left_to_the_compiler(body) else ()
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
@@ -83,14 +90,16 @@ def _declarations(w: Writer, parameters: tuple[Buffer, ...]) -> list[str]:
     return result
 
 
-def _checks(w: Writer, parameters: tuple[Buffer, ...], needed: int) -> list[str]:
+def _checks(w: Writer, nest: LoopNest, parameters: tuple[Buffer, ...], needed: int) -> list[str]:
     """What a caller may get wrong, before anything is touched."""
     lines = ["    if (call && call->size < sizeof(td_call)) return 3;"]
-    pointers = [w.names[b.name] for b in parameters if b.name not in w.scalars and b.size()]
-    if pointers:
-        lines.append(f"    if ({' || '.join(f'!{p}' for p in pointers)}) return 4;")
-    if needed:
-        lines.append(f"    if (!call || !call->workspace || call->workspace_bytes < {needed}) return 2;")
+    lines += guards.checks(w, nest.program)
+    missing = [guards.missing(w, b) for b in parameters if b.name not in w.scalars and b.size() != 0]
+    if missing:
+        lines.append(f"    if ({' || '.join(missing)}) return 4;")
+    if needed != 0:
+        least = str(needed) if not isinstance(needed, Size) else f"(uint64_t)({functions.count_text(w, needed)})"
+        lines.append(f"    if (!call || !call->workspace || call->workspace_bytes < {least}) return 2;")
         lines.append(
             "    char *const workspace = (char *)call->workspace + "
             f"(-(__UINTPTR_TYPE__)call->workspace & {_ALIGN - 1});"

@@ -44,7 +44,7 @@ from tensordsl.schedules.simplify import Context, context
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Expr, Read, reads
-from tensordsl.sizes import at_most
+from tensordsl.sizes import Size
 from tensordsl.tensor import Tensor
 
 #: Local buffers up to this size live on the stack (bytes); larger ones in the caller's workspace.
@@ -116,7 +116,7 @@ def without_alloc(body: Stmt, name: str) -> Stmt:
 
 
 def local_scope(elements: int, element_bytes: int) -> Scope:
-    return "stack" if at_most(elements * element_bytes, STACK_LIMIT) else "workspace"
+    return "stack" if not isinstance(elements, Size) and elements * element_bytes <= STACK_LIMIT else "workspace"
 
 
 def inner_loops(path: Path, root: Stmt) -> list[For]:
