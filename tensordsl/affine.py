@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 
+#: The size to choose tiles for where a dimension's own is known only at the call: what fits a dimension of
+#: a model's layer, and what most tiles divide.
+LIKELY = 512
+
+
 @dataclass(frozen=True, slots=True)
 class Quasi:
     """``argument // by`` or ``argument % by``, with ``by > 1``; ``argument * by`` with a size that is
@@ -42,6 +47,12 @@ class Dim(str):
         self.least = max(0, -((self.rest - least) // by))
         self.most = None if most is None else (most - self.rest) // by
         return self
+
+    @property
+    def likely(self) -> int:
+        """A value to choose tile sizes for."""
+        n = max(self.least, (LIKELY - self.rest) // self.by)
+        return n if self.most is None else min(n, self.most)
 
     def __reduce__(self) -> tuple[object, ...]:
         most = None if self.most is None else self.most * self.by + self.rest

@@ -265,6 +265,11 @@ def in_words(point: Mapping[str, int]) -> str:
     return "when " + ", ".join(f"{n} = {v}" for n, v in [*sizes, *rest])
 
 
+def likely(value: int) -> int:
+    """A number in the place of a size, to choose tiles for."""
+    return value.affine.evaluate({d: d.likely for d in dims_of([value])}) if isinstance(value, Size) else value
+
+
 def at_most(value: int, limit: int) -> bool:
     """Is it proven that ``value <= limit``, whatever the sizes are?"""
     low, _ = interval(Affine.of(limit) - value, {})

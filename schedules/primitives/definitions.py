@@ -126,12 +126,12 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     outer, lane = f"{axis}.o", f"{axis}.l"
     whole = Affine.of(outer) * factor + Affine.of(lane)
     body = expr.substitute(d.body, {axis: whole})
-    if size % factor:
+    if size % factor != 0:
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
     partial = Definition(
-        axes, body, d.reducer, (*others[:position], Axis(outer, -(-size // factor)), *others[position:])
+        axes, body, d.reducer, (*others[:position], Axis(outer, (size + factor - 1) // factor), *others[position:])
     )
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))

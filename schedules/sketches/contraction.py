@@ -15,6 +15,7 @@ from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.errors import ScheduleError
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Definition, Tensor
 
@@ -44,7 +45,7 @@ class TileSizes:
 
 
 def row_extent(t: Tensor, tile: Tile) -> int:
-    return next((a.extent for a in definition_of(t).axes if a.name == tile.row), 1)
+    return next((likely(a.extent) for a in definition_of(t).axes if a.name == tile.row), 1)
 
 
 def registers_needed(tile: Tile, mr: int, nv: int) -> int:
@@ -114,7 +115,7 @@ def _worth_packing(t: Tensor, tile: Tile, target: Target, mr: int) -> bool:
 def elements_of(shape: tuple[int, ...]) -> int:
     n = 1
     for e in shape:
-        n *= e
+        n *= likely(e)
     return n
 
 
@@ -140,7 +141,7 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     d = definition_of(t)
     lanes = target.lanes(t.dtype)
     m, n, k = tile.row, tile.vector, tile.main
-    main = next(a.extent for a in d.reduce_axes if a.name == k)
+    main = next(likely(a.extent) for a in d.reduce_axes if a.name == k)
     split_k = sizes.kc < main
     block_m = m is not None and sizes.mr <= sizes.mc < row_extent(t, tile)
     if split_k:
@@ -185,7 +186,7 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
             s = s.prefetch(loaded[0][0], panel, step, ahead=sizes.near, width=lanes, lines=sizes.nv)
     if m is not None:
         s = s.unroll(stage, f"{m}.i")
-    extents = {a.name: a.extent for a in d.reduce_axes if a.name != k}
+    extents = {a.name: likely(a.extent) for a in d.reduce_axes if a.name != k}
     extents[inner_k[0]] = sizes.kc if split_k else main
     for loop in _short(extents, inner_k, sizes):
         s = s.unroll(stage, loop)

@@ -23,11 +23,16 @@ from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, pa
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
 from tensordsl.program import Program
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 
 
 def derive(program: Program, target: Target) -> list[Sketch]:
     """One sketch: the program's plan with the sizes of its register tiles and reductions open."""
+    if program.free:
+        from tensordsl.schedules.sketches.any_size import derive_for_any_size
+
+        return derive_for_any_size(program, target)
     if any(a.extent == 0 for t in program.tensors for a in (*definition_of(t).axes, *definition_of(t).reduce_axes)):
 
         def plain() -> Schedule:
@@ -100,7 +105,7 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = s.reciprocal(name)
     for stage, axis in plan.partial.items():
         t = s.program[stage]
-        extent = next(a.extent for a in definition_of(t).reduce_axes if a.name == axis)
+        extent = next(likely(a.extent) for a in definition_of(t).reduce_axes if a.name == axis)
         width = partial_width(extent, p[f"{stage}.accumulators"], target.lanes(t.dtype))
         s = s.rfactor(stage, axis, width, partial_name(program, stage))
         if width > target.lanes(t.dtype):
