@@ -153,12 +153,23 @@ def _holds(sign: str, left: int, right: int) -> bool:
     """Does ``left sign right`` hold, for all sizes or for none?"""
     a, b = Affine.of(left), Affine.of(right)
     distance = {"<": b - a - 1, "<=": b - a, ">": a - b - 1, ">=": a - b}[sign]  # >= 0 where it holds
-    low, high = interval(distance, {})
-    if low is not None and low >= 0:
+    if _never_negative(distance):
         return True
-    if high is not None and high < 0:
+    if _never_negative(-distance - 1):
         return False
     raise DependsOnSizes(f"whether {left} {sign} {right} depends on the sizes")
+
+
+def _never_negative(a: Affine) -> bool:
+    """Is it proven, by the ranges of the dimensions and by ``x - n < n * (x // n) <= x``?"""
+    loose = Affine((), a.const)
+    for atom, c in a.terms:
+        if isinstance(atom, Quasi) and atom.kind == "div" and c % atom.by == 0:
+            k = c // atom.by
+            loose = loose + atom.argument * k - max(0, k) * (atom.by - 1)
+        else:
+            loose = loose + Affine(((atom, c),))
+    return any(low is not None and low >= 0 for low, _ in (interval(x, {}) for x in (a, loose)))
 
 
 def variables_of(a: Affine, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -272,8 +283,7 @@ def likely(value: int) -> int:
 
 def at_most(value: int, limit: int) -> bool:
     """Is it proven that ``value <= limit``, whatever the sizes are?"""
-    low, _ = interval(Affine.of(limit) - value, {})
-    return low is not None and low >= 0
+    return _never_negative(Affine.of(limit) - value)
 
 
 def larger(a: int, b: int) -> int:
