@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union, get_args
 
 from tensordsl.autotune import lookup
+from tensordsl.autotune.any_size import Sizes, compile_guarded, compile_operator
 from tensordsl.autotune.builder import Builder
 from tensordsl.autotune.cases import CASES, case_folder, workplace
 from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
@@ -50,24 +51,35 @@ _RUNS = {"avx512": ("avx512", "avx2", "portable"), "avx2": ("avx2", "portable"),
 
 
 def compile(
-    program: Union[Program, Schedule],
+    program: Union[Program, Operator, Schedule],
     target: Union[str, Target] = "native",
     *,
+    sizes: Sequence[Sizes] = (),
     log_dir: Union[str, Path, None] = None,
     cache: Cache = "warm",
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
+    An Operator, or a program with open dimensions, gives one kernel for all their sizes (`GeneralKernel`).
+    sizes: for which it has kernels of their own beside the general one, as dictionaries.
     log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
     `tune`).  Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
     if isinstance(program, Schedule):
         return kernel_of(program.validate(), machine)
+
+    def best(p: Program) -> Schedule:
+        found = best_schedule(p, machine, log_dir, cache)
+        lookup.announce(found, p, workload(p, machine.id, cache=cache))
+        return found.schedule
+
+    if isinstance(program, Operator) or (isinstance(program, Program) and program.free):
+        return compile_operator(program, machine, sizes, best)
     _check_program("compile", program)
-    found = best_schedule(program, machine, log_dir, cache)
-    lookup.announce(found, program, workload(program, machine.id, cache=cache))
-    return kernel_of(found.schedule, machine)
+    if sizes:
+        raise ProgramError(f"compile: {program.name} has no open dimensions", hint="compile the operator, or leave out sizes=")
+    return kernel_of(best(program), machine)
 
 
 def best_schedule(
@@ -81,6 +93,8 @@ def best_schedule(
 
 def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kernel:
     """A schedule as a callable kernel."""
+    if schedule.program.free:
+        return compile_guarded([schedule], targets.target(target))
     source = to_c(schedule.nest, targets.target(target))
     return Kernel(compile_source(source), schedule.nest, schedule)
 
@@ -97,7 +111,8 @@ def build_library(
     say: Union[Callable[[Program, lookup.Found], None], None] = None,
 ) -> Library:
     """Build a C library of programs by their best known schedules; of schedules, kernels and results
-    of `tune` as they are.
+    of `tune` as they are.  An operator is a function for all its sizes; programs of some of its sizes
+    beside it are kernels of their own, which are tried first.
 
     cache: as the programs were tuned for (see `tune`).  say: told what each kernel comes from (None:
     as `compile`).  Raises BuildError; an existing library then stays as it was.
@@ -106,7 +121,9 @@ def build_library(
 
     machine = targets.target(target)
 
-    def schedule(program: Program) -> _Chosen:
+    def schedule(program: Program) -> Union[_Chosen, None]:
+        if program.free:
+            return None
         found = best_schedule(program, machine, log_dir, cache)
         if say is None:
             lookup.announce(found, program, workload(program, machine.id, cache=cache))
@@ -158,7 +175,7 @@ class TuneResult:
 
 
 #: What a library is built of.
-Buildable = Union[Program, Schedule, Kernel, TuneResult]
+Buildable = Union[Program, Operator, Schedule, Kernel, TuneResult]
 
 
 def tune(
@@ -180,6 +197,7 @@ def tune(
     Ctrl-C ends the search and keeps the best.  Raises TuneError, BuildError, RecordError.
     """
     _check_program("tune", program)
+    _check_fixed("tune", program)
     _check_cache(cache)
     if trials is not None and not (isinstance(trials, int) and trials >= 1):
         raise TuneError(f"tune: trials must be an integer of at least 1, or None, got {trials!r}")
@@ -230,6 +248,14 @@ def _check_program(what: str, value: object) -> None:
         )
 
 
+def _check_fixed(what: str, program: Program) -> None:
+    if program.free:
+        raise TuneError(
+            f"{what}: {program.name} is for all sizes of {', '.join(d.name for d in program.free)}, which nobody can measure",
+            hint="measure it for some: program.at(...), or op.bind(...)",
+        )
+
+
 def _check_cache(cache: str) -> None:
     if cache not in get_args(Cache):
         raise TuneError(f"there is no cache condition {cache!r}", legal=get_args(Cache))
@@ -243,6 +269,7 @@ def _schedule_of(what: str, value: object) -> Schedule:
             f"{what} takes schedules, got {_a(value)}",
             hint="td.Schedule(program), or the .schedule of a result of td.compile or td.tune",
         )
+    _check_fixed(what, found.program)
     return found
 
 

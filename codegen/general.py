@@ -51,7 +51,7 @@ class Guarded:
         return " and ".join(texts) or "all sizes"
 
 
-class GeneralKernel:
+class GeneralKernel(Kernel):
     """A kernel for all legal sizes: ``out = kernel(x, w)``, called as a `Kernel` of fixed sizes is.
 
     kernels: in the order in which their guards are tried; the last one is the general one, whose
@@ -61,20 +61,13 @@ class GeneralKernel:
 
     def __init__(self, kernels: Sequence[Guarded]) -> None:
         self.kernels = tuple(kernels)
-        self.program = self.kernels[-1].program
-        taken = parameters(self.kernels[-1].nest)
-        self._inputs = tuple(p for p in taken if p.role != "output")
+        last = self.kernels[-1]
+        self.program = last.program
+        self.compiled, self.source, self.nest, self.schedule = last.compiled, last.compiled.source, last.nest, last.schedule
+        self.parameters = parameters(last.nest)
+        self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._tensors = tuple(t for t in self.program.inputs)
         self._known: dict[tuple[tuple[int, ...], ...], Kernel] = {}
-
-    @property
-    def name(self) -> str:
-        return self.program.name
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the general kernel."""
-        return self.kernels[-1].schedule
 
     def __call__(self, *inputs: Any, out: Any = None) -> Any:
         shapes = tuple([x.shape if type(x) is np.ndarray else _shape(x) for x in inputs])

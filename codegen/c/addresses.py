@@ -7,13 +7,24 @@ there is a pointer argument, so that equal code at other places is the same func
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 from tensordsl.codegen.c.writer import LANE, PointerKey, Writer
 from tensordsl.schedules.loopnest import Buffer
 
 from tensordsl.affine import ZERO, Affine, Atom, Interval, Quasi, interval
 
 
-def affine_text(w: Writer, a: Affine) -> str:
+class Variables(Protocol):
+    """What expressions need of what prints them: the ranges of variables and their names in C."""
+
+    @property
+    def ranges(self) -> Mapping[str, Interval]: ...
+    def variable(self, name: str) -> str: ...
+
+
+def affine_text(w: Variables, a: Affine) -> str:
     """C text of an affine expression over 64-bit integers (no parentheses around a sum)."""
     if not a.terms:
         return str(a.const)
@@ -33,13 +44,13 @@ def affine_text(w: Writer, a: Affine) -> str:
     return "-" + text[3:] if text.startswith(" - ") else text
 
 
-def wrapped(w: Writer, a: Affine) -> str:
+def wrapped(w: Variables, a: Affine) -> str:
     """The text as one operand."""
     text = affine_text(w, a)
     return text if len(a.terms) + (a.const != 0) == 1 and not text.startswith("-") and "*" not in text else f"({text})"
 
 
-def quasi_text(w: Writer, q: Quasi) -> str:
+def quasi_text(w: Variables, q: Quasi) -> str:
     """A floor division or remainder; C rounds towards zero, so signs matter."""
     if q.kind == "mul":
         return f"{wrapped(w, q.argument)} * {wrapped(w, Affine.of(q.by))}"

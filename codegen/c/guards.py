@@ -21,9 +21,9 @@ def declarations(w: Writer, free: Sequence[Dim]) -> list[str]:
 def checks(w: Writer, program: Program) -> list[str]:
     """Sizes against the assumptions are refused; then the variables that the loops use."""
     lines = []
-    refused = [part for d in program.free for part in outside(d, w.names.loop(d.name))]
-    if refused:
-        lines.append(f"    if ({' || '.join(refused)}) return 1;")
+    required = [part for d in program.free for part in legal(d, w.names.loop(d.name))]
+    if required:
+        lines.append(f"    if (!({' && '.join(required)})) return 1;")
     for d in program.free:
         if d.by > 1:
             n = w.names.loop(d.name)
@@ -33,13 +33,13 @@ def checks(w: Writer, program: Program) -> list[str]:
     return lines
 
 
-def outside(d: Dim, name: str) -> list[str]:
-    """C conditions, of which one holds where a value is none that the dimension may have."""
-    found = [f"{name} < {d.least * d.by + d.rest}"]
+def legal(d: Dim, name: str) -> list[str]:
+    """C conditions for the values that a dimension may have."""
+    found = [f"{name} >= {d.least * d.by + d.rest}"]
     if d.most is not None:
-        found.append(f"{name} > {d.most * d.by + d.rest}")
+        found.append(f"{name} <= {d.most * d.by + d.rest}")
     if d.by > 1:
-        found.append(f"{name} % {d.by} != {d.rest}")
+        found.append(f"{name} % {d.by} == {d.rest}")
     return found
 
 

@@ -94,6 +94,9 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
+    if nest.program.free:
+        raise BuildError(f"{nest.name} has sizes that are known only at the call, which CUDA kernels do not take yet",
+                         hint="bind them: program.at(...)")  # fmt: skip
     return _Printer(distinct(nest), target, symbol or nest.name).source()
 
 
