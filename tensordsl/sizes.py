@@ -73,6 +73,9 @@ class Size(int):
     def __neg__(self) -> Any:
         return made(-self.affine)
 
+    def __abs__(self) -> int:
+        return self if self >= 0 else -self
+
     def __eq__(self, other: object) -> bool:
         """Equal for all sizes?"""
         return isinstance(other, Size) and self.affine == other.affine
@@ -117,6 +120,17 @@ class Size(int):
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
+
+
+def _no_number(self: Size, *arguments: object) -> int:
+    return int(self)
+
+
+for _name in (
+    "pow", "rpow", "divmod", "rdivmod", "lshift", "rlshift", "rshift", "rrshift", "and", "rand", "or", "ror", "xor",
+    "rxor", "invert", "round", "trunc", "floor", "ceil", "index",
+):  # fmt: skip
+    setattr(Size, f"__{_name}__", _no_number)
 
 
 def made(a: Affine) -> int:
