@@ -254,6 +254,12 @@ def _check_fixed(what: str, program: Program) -> None:
             f"{what}: {program.name} is for all sizes of {', '.join(d.name for d in program.free)}, which nobody can measure",
             hint="measure it for some: program.at(...), or op.bind(...)",
         )
+    apart = next((t for t in program.inputs if t.pitch != 0), None)
+    if apart is not None:
+        raise TuneError(
+            f"{what}: the rows of {apart} lie apart, and kernels are measured on dense arrays",
+            hint="measure the same operator with dense inputs",
+        )
 
 
 def _check_cache(cache: str) -> None:

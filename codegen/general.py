@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tensordsl.codegen import rows
 from tensordsl.codegen.compile import CompiledKernel
 from tensordsl.codegen.runtime import Kernel, parameters
 from tensordsl.schedules.loopnest import LoopNest
@@ -67,13 +68,15 @@ class GeneralKernel(Kernel):
         self.parameters = parameters(last.nest)
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._tensors = tuple(t for t in self.program.inputs)
-        self._known: dict[tuple[tuple[int, ...], ...], Kernel] = {}
+        self._pitched = tuple(n for n, t in enumerate(self._tensors) if isinstance(t.pitch, Size))
+        self._known: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, ...]], Kernel] = {}
 
     def __call__(self, *inputs: Any, out: Any = None) -> Any:
         shapes = tuple([x.shape if type(x) is np.ndarray else _shape(x) for x in inputs])
-        kernel = self._known.get(shapes)
+        pitches = tuple([rows.pitch(inputs[n]) for n in self._pitched]) if len(inputs) == len(self._inputs) else ()
+        kernel = self._known.get((shapes, pitches))
         if kernel is None:
-            kernel = self._find(shapes)
+            kernel = self._find(shapes, pitches)
         return kernel(*inputs, out=out)
 
     def at(self, **sizes: int) -> Kernel:
@@ -87,19 +90,20 @@ class GeneralKernel(Kernel):
             raise BuildError(e.message, legal=e.legal) from None
         return next(k for k in self.kernels if k.holds(sizes)).at(sizes)
 
-    def _find(self, shapes: tuple[tuple[int, ...], ...]) -> Kernel:
+    def _find(self, shapes: tuple[tuple[int, ...], ...], pitches: tuple[int, ...]) -> Kernel:
         if len(shapes) != len(self._tensors):
             raise BuildError(
                 f"{self.name} takes {len(self._tensors)} inputs, got {len(shapes)}",
                 legal=", ".join(map(str, self._inputs)),
             )
         try:
-            sizes = instances.sizes_of(self.program, list(zip(self._tensors, shapes)))
+            apart = {self._tensors[n].name: pitch for n, pitch in zip(self._pitched, pitches)}
+            sizes = instances.sizes_of(self.program, list(zip(self._tensors, shapes)), apart)
         except ProgramError as e:
             raise BuildError(e.message, legal=e.legal, hint=e.hint) from None
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        kernel = self._known[shapes] = self.at(**sizes)
+        kernel = self._known[shapes, pitches] = self.at(**sizes)
         return kernel
 
     def __repr__(self) -> str:

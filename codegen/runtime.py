@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from tensordsl.codegen import dlpack
+from tensordsl.codegen import dlpack, rows
 from tensordsl.codegen.compile import CompiledKernel
 from tensordsl.codegen.source import Source
-from tensordsl.schedules.loopnest import LoopNest
+from tensordsl.schedules.loopnest import Buffer, LoopNest
 
 from tensordsl.dtypes import DType
 from tensordsl.errors import BuildError, InternalError
@@ -74,13 +74,15 @@ class Parameter:
     bytes: int
     output: str = ""  # the name of the output an in-place argument becomes
     real: Callable[[float], Any] | None = None  # makes the argument of a floating-point scalar
+    pitch: int = 0  # elements between rows (0: they follow each other)
 
     def at(self, sizes: Mapping[str, int]) -> Parameter:
         """The parameter for some sizes of the dimensions that its shape leaves open."""
-        if not any(isinstance(e, Size) for e in self.shape):
+        if not any(isinstance(e, Size) for e in (*self.shape, self.pitch)):
             return self
-        shape = tuple([e.at(sizes) if isinstance(e, Size) else e for e in self.shape])
-        return replace(self, shape=shape, bytes=math.prod(shape) * self.dtype.bytes)
+        *shape, pitch = [e.at(sizes) if isinstance(e, Size) else e for e in (*self.shape, self.pitch)]
+        size = Buffer(self.name, tuple(shape), self.dtype, pitch=pitch).size() * self.dtype.bytes
+        return replace(self, shape=tuple(shape), pitch=pitch, bytes=size)
 
     def __str__(self) -> str:
         return (
@@ -108,7 +110,7 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
         size = b.size() * b.dtype.bytes
         real = _SCALARS[b.dtype.name] if role == "scalar" and b.dtype.is_float else None
         numpy = np.dtype(b.dtype.name)
-        found.append(Parameter(b.name, b.dtype, numpy, b.shape, role, size, taken_over.get(b.name, ""), real))
+        found.append(Parameter(b.name, b.dtype, numpy, b.shape, role, size, taken_over.get(b.name, ""), real, b.pitch))
     return tuple(found)
 
 
@@ -144,7 +146,7 @@ class Kernel:
         self._workspace_bytes = workspace
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._outputs = tuple(p for p in self.parameters if p.role == "output")
-        plain = all(p.role == "input" or p.real for p in self._inputs) and len(self._outputs) == 1
+        plain = all((p.role == "input" and rows.dense(p)) or p.real for p in self._inputs) and len(self._outputs) == 1
         self._single = self._outputs[0] if plain and self.parameters[-1] is self._outputs[0] else None
         self._order = _result_order(nest, self.parameters)
         self._thread = threading.local()
@@ -339,6 +341,10 @@ def _array(p: Parameter, value: Any, written: bool) -> _Argument:
     _check(p, value.dtype, value.shape)
     if written and not value.flags.writeable:
         raise _read_only(p)
+    if not rows.dense(p):
+        address, owner = rows.with_pitch(p, value)
+        target = value if written and owner is not value else None
+        return _passed(p, address, value, owner if target is None else owner[..., : p.shape[-1]], target)
     if value.flags.carray:
         return _passed(p, _address(_memory(value)), value, value)
     if value.flags.c_contiguous:  # read-only or unaligned
@@ -352,13 +358,15 @@ def _foreign(p: Parameter, value: Any, written: bool) -> _Argument:
     _check(p, seen.dtype, seen.shape)
     if written and seen.read_only:
         raise _read_only(p)
-    if seen.contiguous:
+    if seen.contiguous and rows.dense(p):
         return _passed(p, seen.address, value, seen)
     if written:
         raise BuildError(
             f"{p.name} is not contiguous (strides {seen.strides} for shape {seen.shape})",
             hint="give a contiguous array to write into",
         )
+    if not rows.dense(p):
+        return _array(p, np.from_dlpack(value), written)
     temporary = np.ascontiguousarray(np.from_dlpack(value))
     return _passed(p, temporary.ctypes.data, value, temporary)
 

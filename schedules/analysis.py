@@ -51,9 +51,9 @@ def elements(t: Tensor) -> int:
     return n
 
 
-def tensor_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def tensor_strides(shape: tuple[int, ...], pitch: int = 0) -> tuple[int, ...]:
     result, step = [], 1
-    for e in reversed(shape):
+    for e in reversed((*shape[:-1], pitch) if pitch != 0 else shape):
         result.append(step)
         step *= e
     return tuple(reversed(result))
@@ -62,7 +62,7 @@ def tensor_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 def stride(r: Read, axis: str) -> int | None:
     """Elements between the reads of neighbouring values of an axis; None: not constant."""
     total = 0
-    for i, step in zip(r.index, tensor_strides(r.source.shape)):
+    for i, step in zip(r.index, tensor_strides(r.source.shape, r.source.pitch)):
         if any(axis in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
             return None
         total += i.coefficient(axis) * step
@@ -72,7 +72,7 @@ def stride(r: Read, axis: str) -> int | None:
 def address(r: Read) -> Affine:
     """The element of the source that is read, counted in memory order."""
     total = Affine()
-    for i, step in zip(r.index, tensor_strides(r.source.shape)):
+    for i, step in zip(r.index, tensor_strides(r.source.shape, r.source.pitch)):
         total = total + i * step
     return total.recombined()
 

@@ -8,6 +8,7 @@ from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.errors import ScheduleError
 from tensordsl.program import Program
+from tensordsl.sizes import DependsOnSizes
 from tensordsl.targets import Target
 
 
@@ -24,6 +25,6 @@ def default_schedule(program: Program, target: Target) -> Schedule:
     for attempt in attempts:
         try:
             return attempt().validate()
-        except ScheduleError:
+        except (ScheduleError, DependsOnSizes):
             continue
     return Schedule(program, checked=False).validate()

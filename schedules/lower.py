@@ -32,7 +32,7 @@ def lower(program: Program) -> LoopNest:
     outputs = {t.name for t in program.outputs}
     external = {t.name for t in program.inputs} | outputs
     buffers = {
-        t.name: Buffer(t.name, t.shape, t.dtype, "external" if t.name in external else "workspace")
+        t.name: Buffer(t.name, t.shape, t.dtype, "external" if t.name in external else "workspace", t.pitch)
         for t in (*program.inputs, *program.tensors)
     }
     for output, source in program.inplace.items():  # one memory; the program is checked to allow it

@@ -34,7 +34,14 @@ def assumptions(d: Dim) -> list[tuple[str, bool]]:
 def guard_texts(program: Program) -> list[str]:
     """Every assumption of a program, in words."""
     own = [text for d in program.free for text, _ in assumptions(d)]
-    return own + [f"{in_dimensions(r)} >= 0" for r in program.relations]
+    return own + [relation_text(r) for r in program.relations]
+
+
+def relation_text(r: Affine) -> str:
+    """``r >= 0`` with its positive terms on the left: ``M >= N + 3``."""
+    a = in_dimensions(r)
+    left = Affine(tuple((x, c) for x, c in a.terms if c > 0), max(0, a.const))
+    return f"{left} >= {left - a}"
 
 
 def violated(program: Program, sizes: Mapping[str, int]) -> str | None:
@@ -53,7 +60,7 @@ def violated(program: Program, sizes: Mapping[str, int]) -> str | None:
                 return text
     for r in program.relations:
         if r.evaluate(variables_of(r, sizes)) < 0:
-            return f"{in_dimensions(r)} >= 0"
+            return relation_text(r)
     return None
 
 
@@ -65,9 +72,12 @@ def require_legal(program: Program, sizes: Mapping[str, int]) -> None:
         raise ProgramError(f"{program.name} assumes {wrong}, but {at}", legal=", ".join(guard_texts(program)) or None)
 
 
-def sizes_of(program: Program, shapes: Sequence[tuple[Tensor, Sequence[int]]]) -> dict[str, int]:
+def sizes_of(
+    program: Program, shapes: Sequence[tuple[Tensor, Sequence[int]]], pitches: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """The sizes of the dimensions that give the tensors of a program these shapes.
 
+    pitches: elements between rows, of the inputs where they are no dimension of their own (by name).
     Raises ProgramError where the shapes contradict each other or an assumption.
     """
     for t, shape in shapes:
@@ -80,6 +90,9 @@ def sizes_of(program: Program, shapes: Sequence[tuple[Tensor, Sequence[int]]]) -
         for t, shape in shapes:
             for d, (e, n) in enumerate(zip(t.shape, shape)):
                 _solve(e, n, found, origin, f"dimension {d} of {t.name}")
+    for t, shape in shapes:
+        if isinstance(t.pitch, Size):
+            _solve(t.pitch, (pitches or {}).get(t.name, shape[-1]), found, origin, f"the rows of {t.name}")
     for d in program.free:
         if d.name not in found:
             raise ProgramError(
@@ -144,7 +157,7 @@ def at(program: Program, sizes: Mapping[str, int]) -> Program:
 
     def get(t: Tensor) -> Tensor:
         if t.name not in fresh:
-            fresh[t.name] = copy = replace(t, definition=None, shape=tuple(map(number, t.shape)))
+            fresh[t.name] = copy = replace(t, definition=None, shape=tuple(map(number, t.shape)), pitch=number(t.pitch))
             d = t.definition
             if d is not None:
                 body = expr.transform(expr.substitute(d.body, env), link)

@@ -33,14 +33,21 @@ _FORM = 'as in "x: float32[M, K], alpha: float32"'
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An input of an operator: shape holds sizes as written, such as "M" or "H + 2"."""
+    """An input of an operator: shape holds sizes as written, such as "M" or "H + 2"; pitch, the elements
+    between its rows, behind the last one as in "K:ld" ("": rows follow each other)."""
 
     name: str
     dtype: DType
     shape: tuple[str, ...]
+    pitch: str = ""
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        return (*self.shape, self.pitch) if self.pitch else self.shape
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}]" if self.shape else "")
+        pitch = f":{self.pitch}" if self.pitch else ""
+        return f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}{pitch}]" if self.shape else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +69,7 @@ class Operator:
     @property
     def dims(self) -> tuple[str, ...]:
         """The dimensions in order of first appearance: the order of the C interface."""
-        found = [n for p in self.parameters for s in p.shape for n in dimensions.names(dimensions.parse(s))]
+        found = [n for p in self.parameters for s in p.sizes for n in dimensions.names(dimensions.parse(s))]
         return tuple(dict.fromkeys(found))
 
     def bind(self, **sizes: int) -> Program:
@@ -103,7 +110,7 @@ class Operator:
     def _program(self, bound: Mapping[str, int], relations: tuple[Affine, ...]) -> Program:
         token, other = DIMENSIONS.set(bound), RELATIONS.set(relations)
         try:
-            inputs = [placeholder(p.shape, p.dtype, p.name) for p in self.parameters]
+            inputs = [placeholder(p.shape, p.dtype, p.name, pitch=p.pitch or None) for p in self.parameters]
             outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
@@ -178,7 +185,7 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
     """
     types, *assumptions = signature.split(";")
     parameters = tuple(_parameters(types))
-    check_assumptions([n for p in parameters for s in p.shape for n in dimensions.names(dimensions.parse(s))], assumptions)
+    check_assumptions([n for p in parameters for s in p.sizes for n in dimensions.names(dimensions.parse(s))], assumptions)
 
     def decorate(function: Callable[..., Any]) -> Operator:
         names = list(inspect.signature(function).parameters)
@@ -202,9 +209,11 @@ def _parameters(signature: str) -> list[Parameter]:
         if name in [p.name for p in result]:
             raise ProgramError(f"two parameters are named {name!r}")
         shape = tuple(s.strip() for s in _split(rest[:-1])) if rest[:-1].strip() else ()
-        for size in shape:
+        last, colon, pitch = shape[-1].partition(":") if shape else ("", "", "")
+        shape = (*shape[:-1], last.strip()) if shape else ()
+        for size in (*shape, *([pitch] if colon else ())):
             dimensions.parse(size)
-        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape))
+        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape, pitch.strip()))
     return result
 
 

@@ -56,7 +56,7 @@ class Program:
             "groups": groups,
             "inplace": dict(inplace or {}),
             "dims": dict(dims or {}) or _dims(ins),
-            "relations": tuple(relations),
+            "relations": tuple(dict.fromkeys([*relations, *_pitches(ins)])),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -125,7 +125,13 @@ class Program:
 
 def _dims(inputs: Sequence[Tensor]) -> dict[str, int]:
     """The open dimensions of the inputs' shapes."""
-    return {d.name: made(Affine(((d, d.by),), d.rest)) for d in dims_of(e for t in inputs for e in t.shape)}
+    return {d.name: made(Affine(((d, d.by),), d.rest)) for d in dims_of(e for t in inputs for e in (*t.shape, t.pitch))}
+
+
+def _pitches(inputs: Sequence[Tensor]) -> list[Affine]:
+    """Rows that are apart do not overlap."""
+    apart = [Affine.of(t.pitch) - t.shape[-1] for t in inputs if t.pitch != 0]
+    return [a for a in apart if not a.is_constant]
 
 
 def _check_dims(program: Program) -> None:

@@ -18,6 +18,7 @@ from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
+from tensordsl.sizes import Size
 
 __all__ = [
     "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
@@ -101,6 +102,7 @@ class Tensor:
     definition: Definition | None = None
     named: bool = True  # False: the name was made up and may be changed freely
     location: Location | None = field(default=None, repr=False)
+    pitch: int = 0  # of an input: elements between rows in memory (0: rows follow each other)
 
     __array_ufunc__ = None  # numpy arrays give way to our operators
 
@@ -318,7 +320,8 @@ class Tensor:
         return array.mean(self, axis, keepdims)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        pitch = f":{self.pitch}" if self.pitch != 0 else ""
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}{pitch}]"
 
 
 def _is_integer(value: object) -> bool:
@@ -340,9 +343,25 @@ def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
 # ---------------------------------------------------------------- index notation
 
 
-def placeholder(shape: Extent | Sequence[Extent], dtype: DTypeLike = "float32", name: str | None = None) -> Tensor:
-    """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar."""
-    return Tensor(name or "x", sizes(shape), dtypes.dtype(dtype), None, name is not None, user_location())
+def placeholder(
+    shape: Extent | Sequence[Extent],
+    dtype: DTypeLike = "float32",
+    name: str | None = None,
+    *,
+    pitch: Extent | None = None,
+) -> Tensor:
+    """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar.
+
+    pitch: elements between the starts of neighbouring rows in memory, at least as many as a row has
+    (None: rows follow each other).
+    """
+    extents = sizes(shape)
+    apart = 0 if pitch is None else extent(pitch)
+    if pitch is not None and len(extents) < 2:
+        raise ProgramError(f"an input of rank {len(extents)} has no rows that a pitch could set apart")
+    if apart != 0 and not isinstance(extents[-1] - apart, Size) and apart < extents[-1]:
+        raise ProgramError(f"the pitch {apart} is less than the {extents[-1]} elements of a row")
+    return Tensor(name or "x", extents, dtypes.dtype(dtype), None, name is not None, user_location(), apart)
 
 
 class ReduceAxis(Index):

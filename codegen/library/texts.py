@@ -15,6 +15,7 @@ import tensordsl
 from tensordsl.targets import Target
 
 _WIDTH = 100
+_PITCHED = ("A tensor [M, N:ld] has rows of N elements that begin ld elements apart.",)
 
 
 def generator() -> str:
@@ -61,6 +62,7 @@ def header(library: str, found: Sequence[Operator], version: str, target: Target
                 "Tensors are dense, in C order (the last index fastest), of exactly the sizes given, and need no",
                 "alignment beyond that of an element.  Outputs must not overlap with anything else.  Functions",
                 "allocate nothing, start no threads and keep no state: many threads may call them at once.",
+                *(_PITCHED if any(p.pitch != 0 for o in found for v in o.variants for p in v.parameters) else ()),
             ]
         ),
         f"#ifndef {upper}_H\n#define {upper}_H\n\n#include <stdint.h>\n",
@@ -160,9 +162,13 @@ def _described(p: Parameter) -> str:
 
 def _sizes(o: Operator, v: Variant) -> str:
     dims = guards.sizes_text(v.program)
-    shapes = ", ".join(f"{parameter_name(p.name)}[{', '.join(map(str, p.shape))}]" for p in v.parameters if p.shape)
+    shapes = ", ".join(f"{parameter_name(p.name)}[{_shape(p)}]" for p in v.parameters if p.shape)
     workspace = f"; workspace {_needed(v)} bytes" if v.source.workspace_bytes != 0 else ""
     return f"{f'{dims}: ' if dims else ''}{shapes}{workspace}"
+
+
+def _shape(p: Parameter) -> str:
+    return ", ".join(map(str, p.shape)) + (f":{p.pitch}" if p.pitch != 0 else "")
 
 
 def _dims(o: Operator) -> list[str]:

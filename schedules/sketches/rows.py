@@ -11,7 +11,7 @@ from tensordsl.schedules.sketches.flat import flat, step_width
 from tensordsl.schedules.sketches.transposed import apply_transposition, transposition
 
 from tensordsl.errors import ScheduleError
-from tensordsl.sizes import likely
+from tensordsl.sizes import DependsOnSizes, likely
 from tensordsl.targets import Target
 
 
@@ -95,5 +95,5 @@ def try_step(s: Schedule, f: object) -> Schedule:
     try:
         result: Schedule = f(s)
         return result
-    except ScheduleError:
+    except (ScheduleError, DependsOnSizes):
         return s
