@@ -12,6 +12,7 @@ from typing import Any
 
 from tensordsl import expr
 from tensordsl.affine import Affine, Interval
+from tensordsl.counts import number
 from tensordsl.dimensions import Extent, extent, sizes
 from tensordsl.dtypes import DTypeLike
 from tensordsl.errors import ProgramError, user_location
@@ -149,7 +150,7 @@ def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
         count *= source.shape[d]
     if count == 0:
         raise ProgramError(f"mean: {x} has no elements along these axes")
-    return define(axes, total / expr.number(count, source.dtype), None, label=derived(source, "mean"))
+    return define(axes, total / number(count, source.dtype), None, label=derived(source, "mean"))
 
 
 # ---------------------------------------------------------------- products

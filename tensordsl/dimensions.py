@@ -79,6 +79,18 @@ def sizes(shape: Extent | Sequence[Extent]) -> tuple[int, ...]:
     return found
 
 
+def row_pitch(value: Extent | None, shape: Sequence[int]) -> int:
+    """Elements between the rows of a tensor, 0 for none in between.  Raises ProgramError where it has no such rows."""
+    if value is None:
+        return 0
+    apart = extent(value)
+    if len(shape) < 2:
+        raise ProgramError(f"an input of rank {len(shape)} has no rows that a pitch could set apart")
+    if not isinstance(shape[-1] - apart, Size) and apart < shape[-1]:
+        raise ProgramError(f"the pitch {apart} is less than the {shape[-1]} elements of a row")
+    return apart
+
+
 def parse(text: str) -> ast.expr:
     """The syntax of a size.  Raises ProgramError where it is not one."""
     try:

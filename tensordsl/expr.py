@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl import dtypes
-from tensordsl.affine import Affine, factors
+from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
-from tensordsl.sizes import Size, is_linear
+from tensordsl.sizes import Size
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -241,7 +241,9 @@ def expression(value: object, like: DType | None = None) -> Expr:
     if isinstance(value, Expr):
         return value
     if isinstance(value, Size):
-        return _size(value, like)
+        from tensordsl.counts import size_expression
+
+        return size_expression(value, like)
     if isinstance(value, (bool, int, float)):
         return constant(value, like)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy scalar
@@ -254,25 +256,6 @@ def expression(value: object, like: DType | None = None) -> Expr:
             hint="index it: x[i, j]",
         )
     raise ProgramError(f"{value!r} ({type(value).__name__}) is not a scalar expression")
-
-
-def _size(value: Size, like: DType | None) -> Expr:
-    """A size known at the call as a number."""
-    e: Expr = Index(value.affine)
-    if not is_linear(value.affine):  # a count of elements: sums of products, in the type of what it meets
-        t = like if like is not None and like.is_float else dtypes.int64
-        e = cast(value.affine.const, t)
-        for atom, c in value.affine.terms:
-            term: Expr = cast(c, t)
-            for f in factors(atom):
-                term = binary("mul", term, cast(Index(Affine(((f, 1),))), t))
-            e = binary("add", e, term) if value.affine.const or atom != value.affine.terms[0][0] else term
-    return e
-
-
-def number(value: int, t: DType) -> Expr:
-    """A count as a float, be it known now or at the call."""
-    return cast(_size(value, t), t) if isinstance(value, Size) else Const(float(value), t)
 
 
 def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:

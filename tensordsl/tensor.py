@@ -14,11 +14,10 @@ from typing import Any, Union, overload
 
 from tensordsl import dtypes, expr
 from tensordsl.affine import Affine, Dim
-from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
+from tensordsl.dimensions import DIMENSIONS, Extent, extent, row_pitch, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
-from tensordsl.sizes import Size
 
 __all__ = [
     "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
@@ -356,11 +355,7 @@ def placeholder(
     (None: rows follow each other).
     """
     extents = sizes(shape)
-    apart = 0 if pitch is None else extent(pitch)
-    if pitch is not None and len(extents) < 2:
-        raise ProgramError(f"an input of rank {len(extents)} has no rows that a pitch could set apart")
-    if apart != 0 and not isinstance(extents[-1] - apart, Size) and apart < extents[-1]:
-        raise ProgramError(f"the pitch {apart} is less than the {extents[-1]} elements of a row")
+    apart = row_pitch(pitch, extents)
     return Tensor(name or "x", extents, dtypes.dtype(dtype), None, name is not None, user_location(), apart)
 
 

@@ -24,7 +24,9 @@ PROGRAM = twice.bind(N=8)
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda d: td.compile(twice), ProgramError, "compile takes a Program, got a value of type Operator"),
+        (lambda d: td.compile(twice, sizes=[{"M": 8}]), ProgramError, "twice has no dimension 'M'"),
+        (lambda d: td.compile(twice, sizes=[8]), ProgramError, "sizes are dictionaries, got 8"),
+        (lambda d: td.compile(PROGRAM, sizes=[{"N": 8}]), ProgramError, "twice has no open dimensions"),
         (lambda d: td.compile(None), ProgramError, "compile takes a Program, got None"),
         (lambda d: td.compile(PROGRAM, cache="hot"), TuneError, "there is no cache condition 'hot'"),
         (lambda d: td.compile(PROGRAM, target="cuda"), BuildError, "unknown target 'cuda'"),
@@ -39,7 +41,9 @@ PROGRAM = twice.bind(N=8)
         (lambda d: td.verify(td.Schedule(PROGRAM), cases=["odd"]), TuneError, "verify: there are no inputs 'odd'"),
         (lambda d: td.bench([]), TuneError, "at least one schedule and one round, got 0 and 21"),
         (lambda d: td.bench([td.Schedule(PROGRAM)], rounds=0), TuneError, "got 1 and 0"),
-        (lambda d: td.build_library([twice], d, name="x"), BuildError, "got Operator"),
+        (lambda d: td.tune(twice.symbolic(), log_dir=d), TuneError, "is for all sizes of N, which nobody can measure"),
+        (lambda d: td.build_library([twice, twice], d, name="x"), BuildError, "have the same sizes: any N"),
+        (lambda d: td.build_library([3], d, name="x"), BuildError, "got int"),
         (lambda d: td.build_library([], d, name="x"), BuildError, "has no operators"),
         (lambda d: td.build_library([PROGRAM], d, name=5), BuildError, "the library name 5 is not a name in C"),
         (lambda d: td.build_library([PROGRAM], d, name="x", version="1.0\n"), BuildError, "is not numbers with dots"),

@@ -14,7 +14,7 @@ from tensordsl.codegen.c.addresses import affine_text, bound_text, pointer
 from tensordsl.codegen.c.extents import static_extent
 from tensordsl.codegen.c.names import identifier
 from tensordsl.codegen.c.writer import Function, Place, PointerKey, Writer
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, Outline, Stmt, walk
+from tensordsl.schedules.loopnest import Alloc, Buffer, For, Outline, Seq, Stmt, walk
 
 from tensordsl.affine import Affine, Interval, Quasi, interval, is_symbolic
 from tensordsl.errors import BuildError
@@ -33,12 +33,14 @@ def declare(w: Writer, var: str, lo: tuple[Affine, ...], hi: tuple[Affine, ...])
     low = max((x for x in lows if x is not None), default=None)
     high = min((x for x in highs if x is not None), default=None)
     w.ranges[var] = (low, None if high is None else high - 1)
+    w.contexts.append(w.contexts[-1].inside(For(var, lo, hi, Seq(()))))
     w.function.variables.add(var)
     return kept
 
 
 def undeclare(w: Writer, var: str, kept: Interval | None) -> None:
     w.function.variables.discard(var)
+    w.contexts.pop()
     if kept is None:
         del w.ranges[var]
     else:

@@ -40,10 +40,18 @@ def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value
         return _truth(Value(_each_lane(w, b, bank, address, place), b.dtype, lanes))
     if not stride:
         text = element_text(*pointer(w, b, bank, address))
-        if place.mask is not None and not masks.is_literal(place.mask):  # perhaps no lane is active at all
+        if place.mask is not None and not masks.is_literal(place.mask) and not _exists(w, b, index, place):
+            # perhaps no lane is active at all
             text = f"({masks.any_text(w, place.mask, b.dtype, lanes)} ? {text} : 0)"
         return Value(text, b.dtype)
     return _truth(Value(_load_vector(w, b, bank, address, stride, place), b.dtype, lanes))
+
+
+def _exists(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> bool:
+    """Is an element there to be read whether a lane asks for it or not?"""
+    c = w.contexts[-1]
+    known = [i.substitute(place.env) for i in index]
+    return all(c.implies(i) and c.implies(Affine.of(e) - 1 - i) for i, e in zip(known, b.shape))
 
 
 def _truth(v: Value) -> Value:

@@ -9,7 +9,8 @@ from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.array import axes_like, broadcast_shapes, derived, dimensions, element, elementwise, reduce
 from tensordsl.errors import ProgramError, user_location
-from tensordsl.expr import REDUCERS, Expr, Read, Reduce, number
+from tensordsl.counts import number
+from tensordsl.expr import REDUCERS, Expr, Read, Reduce
 from tensordsl.tensor import Axes, Tensor, define
 
 
