@@ -9,7 +9,7 @@ from tensordsl import dimensions
 from tensordsl.affine import Affine
 from tensordsl.dimensions import DIMENSIONS
 from tensordsl.errors import ProgramError
-from tensordsl.sizes import dim
+from tensordsl.sizes import dim, is_linear
 
 _COMPARISON = re.compile(r"(.*?)(>=|<=|==|>|<)(.*)")
 _OWN = re.compile(r"\s*([A-Za-z_]\w*)\s*((?:>=|<=|==|>|<)\s*\d+|%\s*\d+\s*==\s*\d+)\s*")
@@ -50,6 +50,8 @@ def relation(text: str, bound: Mapping[str, int]) -> Affine:
     found = _COMPARISON.fullmatch(text.strip())
     assert found is not None
     left, right = (Affine.of(_value(side, bound)) for side in (found[1], found[3]))
+    if not is_linear(left - right):
+        raise ProgramError(f"the assumption {text.strip()!r} is not linear in the dimensions")
     match found[2]:
         case ">=":
             return left - right

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tensordsl import expr
 from tensordsl.affine import Affine, Dim
 from tensordsl.errors import ProgramError, closest
-from tensordsl.expr import Axis, Expr, Read
+from tensordsl.expr import Axis, Const, Expr, Index, Op, Read
 from tensordsl.sizes import Size, in_dimensions, variables_of
 from tensordsl.tensor import Tensor
 
@@ -150,7 +150,7 @@ def at(program: Program, sizes: Mapping[str, int]) -> Program:
         return e.at(sizes) if isinstance(e, Size) else e
 
     def link(e: Expr) -> Expr | None:
-        return replace(e, source=get(e.source)) if isinstance(e, Read) else None  # type: ignore[arg-type]
+        return replace(e, source=get(e.source)) if isinstance(e, Read) else folded(e)  # type: ignore[arg-type]
 
     def axes(old: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple(Axis(a.name, number(a.extent)) for a in old)
@@ -168,6 +168,13 @@ def at(program: Program, sizes: Mapping[str, int]) -> Program:
     dims = {n: number(v) for n, v in program.dims.items()}
     inputs, outputs = ([get(t) for t in ts] for ts in (program.inputs, program.outputs))
     return Program(inputs, outputs, program.name, program.inplace, dims)
+
+
+def folded(e: Expr) -> Expr | None:
+    """A size that has become a number, as what it would be in a program of this size; None for all else."""
+    if isinstance(e, Index) and e.affine.is_constant:
+        return Const(e.affine.const, e.dtype)
+    return expr.cast(e.args[0], e.dtype) if isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Const) else None
 
 
 def values(free: Sequence[Dim], sizes: Mapping[str, int]) -> dict[str, Affine]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from tensordsl import causality, expr, hazards
 from tensordsl.affine import Affine, Dim
 from tensordsl.causality import Group
-from tensordsl.dimensions import extent
+from tensordsl.dimensions import MOST, extent
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
-from tensordsl.sizes import dims_of, made
+from tensordsl.sizes import Size, dims_of, made
 from tensordsl.tensor import Definition, Tensor
 
 
@@ -139,6 +139,9 @@ def _check_dims(program: Program) -> None:
     variables = {str(d) for d in free} | {d.name for d in free}
     for t in program.tensors:
         axes = _definition(t).axes + _definition(t).reduce_axes
+        lost = next((e for e in t.shape if not isinstance(e, Size) and e > MOST), None)
+        if lost is not None:
+            raise ProgramError(f"{t.name} takes a size that is known only at the call for a number", location=t.location)
         clash = next((a.name for a in axes if a.name in variables), None)
         if clash is not None:
             raise ProgramError(

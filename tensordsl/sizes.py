@@ -171,7 +171,14 @@ def _holds(sign: str, left: int, right: int) -> bool:
         return True
     if _never_negative(-distance - 1):
         return False
-    raise DependsOnSizes(f"whether {left} {sign} {right} depends on the sizes")
+    if RELATIONS.get():
+        for answer, fact in ((True, distance), (False, -distance - 1)):
+            if unproven(fact) is None:
+                return answer
+    raise DependsOnSizes(
+        f"whether {left} {sign} {right} depends on the sizes",
+        hint='assume what holds, as in "x: float32[N]; N >= 1", or bind the dimension to a number',
+    )
 
 
 def _never_negative(a: Affine) -> bool:
@@ -223,6 +230,13 @@ def in_dimensions(a: Affine) -> Affine:
         else:
             total = total + Affine(((atom, c),))
     return total
+
+
+def clash(axes: Iterable[tuple[str, int]]) -> str | None:
+    """An axis (name, extent) that has the name of a dimension, if there is one."""
+    found = list(axes)
+    names = {n for d in dims_of(e for _, e in found) for n in (str(d), d.name)}
+    return next((name for name, _ in found if name in names), None)
 
 
 # ---------------------------------------------------------------- assumptions

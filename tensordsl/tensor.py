@@ -18,6 +18,7 @@ from tensordsl.dimensions import DIMENSIONS, Extent, extent, row_pitch, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
+from tensordsl.sizes import clash
 
 __all__ = [
     "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
@@ -573,6 +574,8 @@ def check_definition(tensor: Tensor) -> None:
     d = tensor.definition
     assert d is not None
     known = {a.name for a in d.axes + d.reduce_axes}
+    if (taken := clash((a.name, a.extent) for a in d.axes + d.reduce_axes)) is not None:
+        raise ProgramError(f"{tensor.name}: the axis {taken!r} has the name of a dimension", hint="rename the axis")
     depth: dict[int, int] = {}
     for e in expr.walk(d.body):
         depth[id(e)] = 1 + max((depth[id(c)] for c in expr.children(e)), default=0)
