@@ -8,7 +8,7 @@ from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.errors import ScheduleError
 from tensordsl.program import Program
-from tensordsl.sizes import DependsOnSizes
+from tensordsl.sizes import DependsOnSizes, assuming
 from tensordsl.targets import Target
 
 
@@ -18,6 +18,11 @@ def default_schedule(program: Program, target: Target) -> Schedule:
     Where the planned schedule cannot be proven, the plain loops, which compute every definition in
     written order, are the answer.
     """
+    with assuming(program.relations):
+        return _default(program, target)
+
+
+def _default(program: Program, target: Target) -> Schedule:
     from tensordsl.schedules.sketches import sketches
 
     sketch = sketches(program, target)[0]

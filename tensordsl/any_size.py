@@ -22,6 +22,12 @@ def has_sizes(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> b
     return any(isinstance(n, Dim) or isinstance(ranges.get(n, (0, 0))[1], Size) for n in names)
 
 
+def refuted(conditions: Sequence[Affine]) -> bool:
+    """Is it proven that conditions on sizes alone never hold together?"""
+    box: dict[str, Interval] = {n: (n.least, n.most) for n in _names(conditions) if isinstance(n, Dim)}
+    return bounds.excluded(conditions, box) or bounds.contradictory(conditions, box)
+
+
 def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> Answer:
     """`bounds.satisfiable` where conditions or ranges depend on sizes."""
     rows = [*conditions, *RELATIONS.get()]

@@ -30,9 +30,14 @@ def check_assumptions(dims: Sequence[str], texts: Iterable[str]) -> None:
                                        legal=sorted(set(dims)))  # fmt: skip
 
 
-def assumed(
-    operator: str, texts: Iterable[str], dims: Sequence[str]
-) -> tuple[dict[str, int], list[str]]:
+def names_in(text: str) -> set[str]:
+    """The dimensions that an assumption is about."""
+    found = _COMPARISON.fullmatch(text.strip())
+    assert found is not None
+    return {n for side in (found[1], found[3]) for n in dimensions.names(dimensions.parse(side))}
+
+
+def assumed(texts: Iterable[str], dims: Sequence[str]) -> tuple[dict[str, int], list[str]]:
     """The dimensions, each with what is assumed of it alone, and the assumptions about several."""
     own: dict[str, list[str]] = {n: [] for n in dims}
     relations = []

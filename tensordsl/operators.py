@@ -12,7 +12,7 @@ from typing import Any
 
 from tensordsl import dimensions, dtypes
 from tensordsl.affine import Affine
-from tensordsl.assumptions import assumed, check_assumptions, relation, require
+from tensordsl.assumptions import assumed, check_assumptions, names_in, relation, require
 from tensordsl.dimensions import DIMENSIONS, extent
 from tensordsl.dtypes import DType
 from tensordsl.errors import (
@@ -25,7 +25,7 @@ from tensordsl.errors import (
 )
 from tensordsl.expr import Expr
 from tensordsl.program import Program
-from tensordsl.sizes import RELATIONS
+from tensordsl.sizes import assuming
 from tensordsl.tensor import Tensor, placeholder
 
 _FORM = 'as in "x: float32[M, K], alpha: float32"'
@@ -103,18 +103,21 @@ class Operator:
         """
         given = {n: extent(sizes[n]) for n in self.dims if n in sizes}
         self._check_names(sizes)
-        open_dims, relations = assumed(self.name, self.assumptions, [n for n in self.dims if n not in given])
+        decided = [t for t in self.assumptions if names_in(t) <= set(given)]
+        require(self.name, decided, given)
+        rest = [t for t in self.assumptions if t not in decided]
+        open_dims, relations = assumed(rest, [n for n in self.dims if n not in given])
         bound = {n: given[n] if n in given else open_dims[n] for n in self.dims}
         return self._program(bound, tuple(relation(r, bound) for r in relations))
 
     def _program(self, bound: Mapping[str, int], relations: tuple[Affine, ...]) -> Program:
-        token, other = DIMENSIONS.set(bound), RELATIONS.set(relations)
+        token = DIMENSIONS.set(bound)
         try:
-            inputs = [placeholder(p.shape, p.dtype, p.name, pitch=p.pitch or None) for p in self.parameters]
-            outputs = self._outputs(inputs)
+            with assuming(relations):
+                inputs = [placeholder(p.shape, p.dtype, p.name, pitch=p.pitch or None) for p in self.parameters]
+                outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
-            RELATIONS.reset(other)
         return Program(inputs, outputs, self.name, self.inplace, bound, relations)
 
     def __call__(self, *tensors: Tensor) -> Any:

@@ -16,7 +16,7 @@ from tensordsl.causality import Group
 from tensordsl.dimensions import MOST, extent
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
-from tensordsl.sizes import Size, dims_of, made
+from tensordsl.sizes import Size, assuming, dims_of, made
 from tensordsl.tensor import Definition, Tensor
 
 
@@ -48,7 +48,8 @@ class Program:
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
-        ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
+        with assuming(tuple(relations)):
+            ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
             "inputs": ins,

@@ -8,7 +8,8 @@ about it is answered where every size that the assumptions allow has the same an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -172,8 +173,10 @@ def _holds(sign: str, left: int, right: int) -> bool:
     if _never_negative(-distance - 1):
         return False
     if RELATIONS.get():
+        from tensordsl import any_size
+
         for answer, fact in ((True, distance), (False, -distance - 1)):
-            if unproven(fact) is None:
+            if any_size.refuted((-fact - 1, *RELATIONS.get())):
                 return answer
     raise DependsOnSizes(
         f"whether {left} {sign} {right} depends on the sizes",
@@ -280,6 +283,16 @@ def dim(name: str, *assumptions: str) -> Size:
 
 #: What is assumed of several dimensions at once (each ``>= 0``) while a program is being written.
 RELATIONS: ContextVar[tuple[Affine, ...]] = ContextVar("tensordsl_relations", default=())
+
+
+@contextmanager
+def assuming(relations: tuple[Affine, ...]) -> Iterator[None]:
+    """What a program assumes of several dimensions at once answers questions about sizes inside the block."""
+    token = RELATIONS.set(relations)
+    try:
+        yield
+    finally:
+        RELATIONS.reset(token)
 
 
 def unproven(condition: Affine) -> str | None:
