@@ -123,7 +123,9 @@ def _solve(extent: int, n: int, found: dict[str, int], origin: dict[str, str], w
         return
     name, c = open_terms[0]
     rest = n - a.const - sum(k * found[x] for x, k in a.terms if isinstance(x, str) and x in found)
-    if rest % c == 0:
+    if rest % c == 0 and isinstance(name, Dim):  # a fraction of a dimension, which it divides
+        found[name.name], origin[name.name] = rest // c * name.by + name.rest, where
+    elif rest % c == 0:
         found[str(name)], origin[str(name)] = rest // c, where
 
 

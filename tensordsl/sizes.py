@@ -115,7 +115,7 @@ class Size(int):
         return Size, (self.affine,)
 
     def __str__(self) -> str:
-        return str(in_dimensions(self.affine))
+        return str(in_dimensions(self.affine, fractions=True))
 
     __repr__ = __str__
 
@@ -224,12 +224,14 @@ def is_linear(a: Affine) -> bool:
     return all(isinstance(x, str) or (x.kind != "mul" and is_linear(x.argument)) for x, _ in a.terms)
 
 
-def in_dimensions(a: Affine) -> Affine:
-    """For people: ``8*N//8``, where 8 divides N, is N."""
+def in_dimensions(a: Affine, fractions: bool = False) -> Affine:
+    """``8*N//8``, where 8 divides N, is N; with fractions, for people only, ``4*N//8`` is N//2."""
     total = Affine((), a.const)
     for atom, c in a.terms:
         if isinstance(atom, Dim) and atom.by > 1 and c % atom.by == 0:
             total = total + (Affine.of(atom.name) - atom.rest) * (c // atom.by)
+        elif fractions and isinstance(atom, Dim) and c > 1 and atom.by % c == 0 and not atom.rest:
+            total = total + Affine.of(f"{atom.name}//{atom.by // c}")
         else:
             total = total + Affine(((atom, c),))
     return total

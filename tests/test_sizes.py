@@ -163,3 +163,15 @@ def test_a_program_without_an_operator() -> None:
     with pytest.raises(ProgramError, match="has the name of a dimension"):
         td.compute((n,), lambda N: x[N, 0])
     assert other.shape == (n,)
+
+
+def test_a_fraction_of_a_dimension_says_what_it_is() -> None:
+    @td.operator("x: float32[N // 2, M + N]; N % 4 == 0")
+    def halves(x: td.Tensor) -> td.Tensor:
+        return x.sum(axis=0)
+
+    program = halves.symbolic()
+    assert str(program).startswith("program halves(x: float32[N//2, M + N])")
+    assert td.interpret(program, {"x": np.ones((4, 11))})["x_sum"].shape == (11,)
+    with pytest.raises(ProgramError, match="M >= 0"):
+        td.interpret(program, {"x": np.ones((4, 7))})
