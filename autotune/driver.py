@@ -78,7 +78,9 @@ def compile(
         return compile_operator(program, machine, sizes, best)
     _check_program("compile", program)
     if sizes:
-        raise ProgramError(f"compile: {program.name} has no open dimensions", hint="compile the operator, or leave out sizes=")
+        raise ProgramError(
+            f"compile: {program.name} has no open dimensions", hint="compile the operator, or leave out sizes="
+        )
     return kernel_of(best(program), machine)
 
 
@@ -251,7 +253,8 @@ def _check_program(what: str, value: object) -> None:
 def _check_fixed(what: str, program: Program) -> None:
     if program.free:
         raise TuneError(
-            f"{what}: {program.name} is for all sizes of {', '.join(d.name for d in program.free)}, which nobody can measure",
+            f"{what}: {program.name} is for all sizes of {', '.join(d.name for d in program.free)}, "
+            "which nobody can measure",
             hint="measure it for some: program.at(...), or op.bind(...)",
         )
     apart = next((t for t in program.inputs if t.pitch != 0), None)

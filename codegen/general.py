@@ -64,7 +64,12 @@ class GeneralKernel(Kernel):
         self.kernels = tuple(kernels)
         last = self.kernels[-1]
         self.program = last.program
-        self.compiled, self.source, self.nest, self.schedule = last.compiled, last.compiled.source, last.nest, last.schedule
+        self.compiled, self.source, self.nest, self.schedule = (
+            last.compiled,
+            last.compiled.source,
+            last.nest,
+            last.schedule,
+        )
         self.parameters = parameters(last.nest)
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._tensors = tuple(t for t in self.program.inputs)
@@ -107,7 +112,7 @@ class GeneralKernel(Kernel):
         return kernel
 
     def __repr__(self) -> str:
-        lines = [f"GeneralKernel {self.name}({', '.join(map(str, self._inputs))}) for {self.kernels[-1].compiled.source.target}"]
+        lines = [f"GeneralKernel {self.name}({', '.join(map(str, self._inputs))}) for {self.target}"]
         return "\n".join([*lines, *(f"  {k}: {k.compiled.path}" for k in self.kernels)])
 
 

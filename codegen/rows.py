@@ -35,7 +35,7 @@ def _lies(value: np.ndarray[Any, Any], apart: int) -> bool:
         if value.shape[d] > 1 and value.strides[d] != step:
             return False
         step *= apart if d == value.ndim - 1 else value.shape[d]
-    return apart >= value.shape[-1]
+    return bool(apart >= value.shape[-1])
 
 
 def with_pitch(p: Parameter, value: np.ndarray[Any, Any]) -> tuple[int, np.ndarray[Any, Any]]:

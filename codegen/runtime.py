@@ -7,7 +7,6 @@ take a path of their own, everything else (views, read-only arrays, other framew
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence

@@ -26,7 +26,11 @@ def at_sizes(nest: LoopNest, sizes: Mapping[str, int]) -> LoopNest:
         return known[b]
 
     def value(e: Expr) -> Expr | None:
-        return replace(e, source=own(e.source)) if isinstance(e, Read) and isinstance(e.source, Buffer) else instances.folded(e)
+        return (
+            replace(e, source=own(e.source))
+            if isinstance(e, Read) and isinstance(e.source, Buffer)
+            else instances.folded(e)
+        )
 
     def stmt(s: Stmt) -> Stmt | None:
         return replace(s, buffer=own(s.buffer)) if isinstance(s, (Store, Alloc, Prefetch)) else None

@@ -61,8 +61,8 @@ from tensordsl.operators import Operator as Operator
 from tensordsl.operators import load_programs as load_programs
 from tensordsl.operators import operator as operator
 from tensordsl.program import Program as Program
-from tensordsl.sizes import dim as dim
 from tensordsl.schedules.schedule import Schedule as Schedule
+from tensordsl.sizes import dim as dim
 from tensordsl.tensor import Tensor as Tensor
 from tensordsl.tensor import compute as compute
 from tensordsl.tensor import placeholder as placeholder

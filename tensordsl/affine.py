@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Union
 
-
 #: The size to choose tiles for where a dimension's own is known only at the call: what fits a dimension of
 #: a model's layer, and what most tiles divide.
 LIKELY = 512
@@ -39,6 +38,11 @@ class Dim(str):
     """
 
     __slots__ = ("by", "least", "most", "name", "rest")
+    name: str
+    by: int
+    rest: int
+    least: int
+    most: int | None
 
     def __new__(cls, name: str, least: int = 0, most: int | None = None, by: int = 1, rest: int = 0) -> Dim:
         """least, most: of the dimension's values, which leave ``rest`` when divided by ``by``."""

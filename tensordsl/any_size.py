@@ -40,13 +40,13 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
             rows.append(high.affine - Affine.of(n))
             high = None
         box[n] = low, high
-    dims = {n: (n.least, n.most) for n in _names(rows) if isinstance(n, Dim)}
+    dims: dict[str, tuple[int, int | None]] = {n: (n.least, n.most) for n in _names(rows) if isinstance(n, Dim)}
     box |= dims
     if bounds.excluded(rows, box) or bounds.contradictory(rows, box):
         return Answer(False)
     for count in _TRIED:
         small = {d: (a, a + count - 1 if b is None else min(b, a + count - 1)) for d, (a, b) in dims.items()}
-        sides = dict(small)
+        sides: dict[str, tuple[int, int]] = dict(small)
         for n, (low, high) in box.items():
             if n not in small:
                 most = ranges[n][1]

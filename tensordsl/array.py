@@ -62,7 +62,9 @@ def broadcast_shapes(what: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         found = {s[d - rank] for s in shapes if len(s) >= rank - d} - {1}
         if len(found) > 1:
             listed = " and ".join(str(list(s)) for s in shapes)
-            raise ProgramError(f"{what}: shapes {listed} do not broadcast: {sorted(found, key=_rank)} in dimension {d - rank}")
+            raise ProgramError(
+                f"{what}: shapes {listed} do not broadcast: {sorted(found, key=_rank)} in dimension {d - rank}"
+            )
         result.append(found.pop() if found else 1)
     return tuple(result)
 

@@ -66,9 +66,7 @@ def relation(text: str, bound: Mapping[str, int]) -> Affine:
             return right - left
         case "<":
             return right - left - 1
-    raise ProgramError(
-        f"the assumption {text.strip()!r} relates several dimensions by ==", hint="give them one name"
-    )
+    raise ProgramError(f"the assumption {text.strip()!r} relates several dimensions by ==", hint="give them one name")
 
 
 def require(operator: str, texts: Iterable[str], bound: Mapping[str, int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tensordsl import dtypes
-from tensordsl.affine import Affine, factors
+from tensordsl.affine import Affine, Atom, factors
 from tensordsl.dtypes import DType
 from tensordsl.expr import Const, Expr, Index, binary, cast
 from tensordsl.sizes import Size, is_linear
@@ -28,10 +30,10 @@ def size_expression(value: Size, like: DType | None) -> Expr:
     return total
 
 
-def _product(parts: list[object], coefficient: int, t: DType) -> Expr:
+def _product(parts: Sequence[Atom], coefficient: int, t: DType) -> Expr:
     total: Expr | None = None if coefficient == 1 else cast(coefficient, t)
     for f in parts:
-        one = cast(Index(Affine(((f, 1),))), t)  # type: ignore[arg-type]
+        one = cast(Index(Affine(((f, 1),))), t)
         total = one if total is None else binary("mul", total, one)
     assert total is not None
     return total

@@ -93,11 +93,11 @@ def sizes_of(
     for t, shape in shapes:
         if isinstance(t.pitch, Size):
             _solve(t.pitch, (pitches or {}).get(t.name, shape[-1]), found, origin, f"the rows of {t.name}")
-    for d in program.free:
-        if d.name not in found:
+    for size in program.free:
+        if size.name not in found:
             raise ProgramError(
-                f"{program.name}: the shapes of its inputs do not say what {d.name} is",
-                hint=f"give an input whose size is {d.name} alone, or bind {d.name}",
+                f"{program.name}: the shapes of its inputs do not say what {size.name} is",
+                hint=f"give an input whose size is {size.name} alone, or bind {size.name}",
             )
     sizes = {d.name: found[d.name] for d in program.free}
     require_legal(program, sizes)
@@ -176,7 +176,11 @@ def folded(e: Expr) -> Expr | None:
     """A size that has become a number, as what it would be in a program of this size; None for all else."""
     if isinstance(e, Index) and e.affine.is_constant:
         return Const(e.affine.const, e.dtype)
-    return expr.cast(e.args[0], e.dtype) if isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Const) else None
+    return (
+        expr.cast(e.args[0], e.dtype)
+        if isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Const)
+        else None
+    )
 
 
 def values(free: Sequence[Dim], sizes: Mapping[str, int]) -> dict[str, Affine]:

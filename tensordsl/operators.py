@@ -188,7 +188,9 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
     """
     types, *assumptions = signature.split(";")
     parameters = tuple(_parameters(types))
-    check_assumptions([n for p in parameters for s in p.sizes for n in dimensions.names(dimensions.parse(s))], assumptions)
+    check_assumptions(
+        [n for p in parameters for s in p.sizes for n in dimensions.names(dimensions.parse(s))], assumptions
+    )
 
     def decorate(function: Callable[..., Any]) -> Operator:
         names = list(inspect.signature(function).parameters)

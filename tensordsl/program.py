@@ -106,7 +106,9 @@ class Program:
                     copy.definition = replace(d, body=expr.transform(d.body, link))
             return fresh[name]
 
-        return Program(self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims, self.relations)
+        return Program(
+            self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims, self.relations
+        )
 
     def _where(self) -> str:
         from tensordsl import instances
@@ -142,7 +144,9 @@ def _check_dims(program: Program) -> None:
         axes = _definition(t).axes + _definition(t).reduce_axes
         lost = next((e for e in t.shape if not isinstance(e, Size) and e > MOST), None)
         if lost is not None:
-            raise ProgramError(f"{t.name} takes a size that is known only at the call for a number", location=t.location)
+            raise ProgramError(
+                f"{t.name} takes a size that is known only at the call for a number", location=t.location
+            )
         clash = next((a.name for a in axes if a.name in variables), None)
         if clash is not None:
             raise ProgramError(

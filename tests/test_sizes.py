@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from any_size_operators import blur, layer_norm, linear_relu, pairs
-
 from tensordsl.schedules.default import default_schedule
-from tensordsl.targets import target
 
 import tensordsl as td
 from tensordsl.affine import Affine, interval, product
 from tensordsl.errors import ProgramError
 from tensordsl.sizes import DependsOnSizes, Size, at_most, larger, likely, made
+from tensordsl.targets import target
 
 
 def test_arithmetic_stays_symbolic() -> None:

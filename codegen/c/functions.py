@@ -184,7 +184,9 @@ def _trips_text(w: Writer, f: Function, task: str, fields: list[_Field], first: 
     lines = [f"static __attribute__((noinline)) void {task}_trips({parameters}) {{"]
     lines += ["    for (int64_t trip = begin; trip < end; trip++) {", f"        {first}"]
     if slot != "0":
-        lines.append(f"        char *const slot = workspace + trip * slots * {slot if slot.isdigit() else f'({slot})'};")
+        lines.append(
+            f"        char *const slot = workspace + trip * slots * {slot if slot.isdigit() else f'({slot})'};"
+        )
     return "\n".join([*lines, *f.lines, "    }", *([f"    {FENCE}"] if w.streams else []), "}\n"])
 
 
@@ -269,7 +271,9 @@ def workspace(w: Writer, b: Buffer, body: Callable[[], None]) -> None:
     w.workspace += size
     w.workspace_bytes = larger(w.workspace_bytes, w.workspace)
     base = "slot" if w.parallel else "workspace"
-    place = (f"{base} + {count_text(w, at)}" if at != 0 else base) if size != 0 else "0"  # no cells: perhaps there is no workspace at all
+    place = (
+        (f"{base} + {count_text(w, at)}" if at != 0 else base) if size != 0 else "0"
+    )  # no cells: perhaps there is no workspace at all
     c = b.dtype.c_name
     w.line(f"{c} *const {w.names[b.name]} = ({c} *)({place});")
     body()

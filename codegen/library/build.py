@@ -69,8 +69,9 @@ class Library:
         return f"library {self.name} {self.version} in {self.directory}{names}"
 
 
-#: What a library is built from: a Program, an Operator (for all its sizes), a Schedule, or anything with a ``schedule`` (a Kernel, the
-#: result of a search) and, where known, a ``record`` and a ``time_us``, which the manifest repeats.
+#: What a library is built from: a Program, an Operator (for all its sizes), a Schedule, or anything with a
+#: ``schedule`` (a Kernel, the result of a search) and, where known, a ``record`` and a ``time_us``, which the
+#: manifest repeats.
 Item = Union[Program, Operator, "Schedule", Variant, Any]
 
 

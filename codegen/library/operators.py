@@ -20,9 +20,11 @@ from tensordsl.program import Program
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
-    """A kernel for fixed sizes, or for all that its program assumes.  record: where the schedule comes from (a tuning record, "" for
-    none); measured_us: its measured time in microseconds, if any.  definition: the program as its
-    author wrote it, where known (a schedule may have rewritten it).
+    """A kernel for fixed sizes, or for all that its program assumes.
+
+    record: where the schedule comes from (a tuning record, "" for none); measured_us: its measured time
+    in microseconds, if any.  definition: the program as its author wrote it, where known (a schedule may
+    have rewritten it).
     """
 
     nest: LoopNest

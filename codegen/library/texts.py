@@ -239,7 +239,13 @@ def _needed(v: Variant) -> str:
 
 
 def _hidden_prototype(o: Operator, v: Variant) -> str:
-    return wrapped(f"int32_t {o.symbol(v)}(", ["const struct td_call *", *map(_bare, o.parameters), *["int64_t"] * len(v.program.free)]) + ";\n"
+    return (
+        wrapped(
+            f"int32_t {o.symbol(v)}(",
+            ["const struct td_call *", *map(_bare, o.parameters), *["int64_t"] * len(v.program.free)],
+        )
+        + ";\n"
+    )
 
 
 def _bare(p: Parameter) -> str:

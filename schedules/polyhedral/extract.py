@@ -91,7 +91,14 @@ def _parameter(nest: LoopNest, b: Buffer, sizes: Path) -> Place:
         raise _structure(f"parameter {b.name} is neither an input nor an output of the program")
     pitch = 0 if held is None else held.pitch
     for t in ([] if held is None else [held]) + expected:
-        if b.shape != t.shape or b.dtype != t.dtype or b.pitch != pitch or any(b.fold) or b.banks or b.scope != "external":
+        if (
+            b.shape != t.shape
+            or b.dtype != t.dtype
+            or b.pitch != pitch
+            or any(b.fold)
+            or b.banks
+            or b.scope != "external"
+        ):
             raise _structure(f"parameter {b} is not laid out as {t}")
     return Place(b, sizes.loops, None if held is None else held.name, expected[0].name if expected else None)
 

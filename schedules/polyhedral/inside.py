@@ -27,12 +27,13 @@ def check_inside(obligations: list[Inside], ranges: Mapping[int, Mapping[str, In
                 if bad.is_empty():
                     continue
                 env = point(bad, o.dims)
+                last = Affine.of(extent).evaluate(env) - 1
                 store = o.step.store
                 raise Refuted(
                     Violation(
                         "bounds",
                         f"{o.step.label}: index {x} (dimension {d}) is outside {o.what}",
-                        f"{at(o.step, env)}: {x} = {x.evaluate(env)} is outside 0..{Affine.of(extent).evaluate(env) - 1}",
+                        f"{at(o.step, env)}: {x} = {x.evaluate(env)} is outside 0..{last}",
                         (store,) if store else (),
                     )
                 )

@@ -37,7 +37,11 @@ def transposition(t: Tensor, d: Definition, target: Target) -> Transposition | N
     columns = [r for r in d.reads if depends(r, last.name) and _step(r, last.name) >= size]
     names = tuple(dict.fromkeys(r.source.name for r in columns))
     for a in d.axes[:-1]:
-        if columns and all(_through(r, a.name, t) for r in columns) and min(likely(a.extent), likely(last.extent)) >= size // 2:
+        if (
+            columns
+            and all(_through(r, a.name, t) for r in columns)
+            and min(likely(a.extent), likely(last.extent)) >= size // 2
+        ):
             # a tile holds one box of each source
             return Transposition(a.name, names, size) if len(names) == len(columns) == _reads(d, names) else None
     return None

@@ -8,8 +8,8 @@ from math import prod
 from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.array import axes_like, broadcast_shapes, derived, dimensions, element, elementwise, reduce
-from tensordsl.errors import ProgramError, user_location
 from tensordsl.counts import number
+from tensordsl.errors import ProgramError, user_location
 from tensordsl.expr import REDUCERS, Expr, Read, Reduce
 from tensordsl.tensor import Axes, Tensor, define
 
@@ -90,7 +90,9 @@ def _mean(label: str, fn: Callable[..., Expr], x: Tensor, over: list[int], *rows
     inner = tuple(axes[d] for d in over)
     count = prod(a.extent for a in inner)
     total = Reduce(REDUCERS["sum"], inner, fn(*_reads(x, over, rows)), user_location())
-    return define(tuple(a for d, a in enumerate(axes) if d not in over), total / number(count, x.dtype), None, label=label)
+    return define(
+        tuple(a for d, a in enumerate(axes) if d not in over), total / number(count, x.dtype), None, label=label
+    )
 
 
 def _affine(
