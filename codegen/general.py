@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tensordsl.codegen import rows
 from tensordsl.codegen.compile import CompiledKernel
-from tensordsl.codegen.runtime import Kernel, parameters
+from tensordsl.codegen.runtime import Kernel, load, parameters
 from tensordsl.schedules.loopnest import LoopNest
 from tensordsl.schedules.schedule import Schedule
 
@@ -28,11 +28,13 @@ _REMEMBERED = 1024
 class Guarded:
     """A compiled kernel and the sizes it is for.  fixed: dimension -> its only value."""
 
-    __slots__ = ("compiled", "fixed", "nest", "schedule")
+    __slots__ = ("compiled", "fixed", "function", "nest", "parameters", "schedule")
 
     def __init__(self, compiled: CompiledKernel, schedule: Schedule) -> None:
         self.compiled, self.schedule = compiled, schedule
         self.nest: LoopNest = schedule.nest
+        self.parameters = parameters(self.nest)
+        self.function = load(compiled)
         self.fixed = {d: n for d, n in self.program.dims.items() if not isinstance(n, Size)}
 
     @property
@@ -45,7 +47,7 @@ class Guarded:
 
     def at(self, sizes: Mapping[str, int]) -> Kernel:
         own = {d.name: sizes[d.name] for d in self.program.free}
-        return Kernel(self.compiled, self.nest, self.schedule, own)
+        return Kernel(self.compiled, self.nest, self.schedule, own, self.parameters, self.function)
 
     def __str__(self) -> str:
         texts = [f"{d} == {n}" for d, n in self.fixed.items()] + instances.guard_texts(self.program)
@@ -70,7 +72,7 @@ class GeneralKernel(Kernel):
             last.nest,
             last.schedule,
         )
-        self.parameters = parameters(last.nest)
+        self.parameters = last.parameters
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._tensors = tuple(t for t in self.program.inputs)
         self._pitched = tuple(n for n, t in enumerate(self._tensors) if isinstance(t.pitch, Size))

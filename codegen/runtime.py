@@ -7,6 +7,7 @@ take a path of their own, everything else (views, read-only arrays, other framew
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from tensordsl.codegen import dlpack, rows
 from tensordsl.codegen.compile import CompiledKernel
 from tensordsl.codegen.source import Source
-from tensordsl.schedules.loopnest import Buffer, LoopNest
+from tensordsl.schedules.loopnest import LoopNest
 
 from tensordsl.dtypes import DType
 from tensordsl.errors import BuildError, InternalError
@@ -80,8 +81,8 @@ class Parameter:
         if not any(isinstance(e, Size) for e in (*self.shape, self.pitch)):
             return self
         *shape, pitch = [e.at(sizes) if isinstance(e, Size) else e for e in (*self.shape, self.pitch)]
-        size = Buffer(self.name, tuple(shape), self.dtype, pitch=pitch).size() * self.dtype.bytes
-        return replace(self, shape=tuple(shape), pitch=pitch, bytes=size)
+        elements = math.prod(shape[:-1]) * (pitch or shape[-1])
+        return replace(self, shape=tuple(shape), pitch=pitch, bytes=elements * self.dtype.bytes)
 
     def __str__(self) -> str:
         return (
@@ -130,14 +131,19 @@ class Kernel:
         nest: LoopNest,
         schedule: Schedule | None = None,
         sizes: Mapping[str, int] | None = None,
+        taken: Sequence[Parameter] | None = None,
+        function: Any = None,
     ) -> None:
-        """sizes: of the dimensions that the nest leaves open (see `general.GeneralKernel`)."""
+        """sizes: of the dimensions that the nest leaves open (see `general.GeneralKernel`).
+
+        taken, function: the parameters of the nest and the loaded function, where known.
+        """
         self.compiled = compiled
         self.source: Source = compiled.source
         self.nest = nest
         self.schedule = schedule
-        self.parameters = tuple([p.at(sizes or {}) for p in parameters(nest)])
-        self._function = load(compiled)
+        self.parameters = tuple([p.at(sizes or {}) for p in taken or parameters(nest)])
+        self._function = function or load(compiled)
         workspace = self.source.workspace_bytes
         if sizes is not None:
             self._function = _with_sizes(self._function, [sizes[d.name] for d in nest.program.free])

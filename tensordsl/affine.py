@@ -55,7 +55,11 @@ class Dim(str):
     @property
     def likely(self) -> int:
         """A value to choose tile sizes for."""
-        n = max(self.least, (LIKELY - self.rest) // self.by)
+        return self.near(LIKELY)
+
+    def near(self, size: int) -> int:
+        """The legal value near a size of the dimension."""
+        n = max(self.least, (size - self.rest) // self.by)
         return n if self.most is None else min(n, self.most)
 
     def __reduce__(self) -> tuple[object, ...]:

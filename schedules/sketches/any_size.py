@@ -13,8 +13,13 @@ from tensordsl.schedules.sketches import Sketch
 from tensordsl.schedules.sketches.derive import build, derive
 
 from tensordsl import any_size, instances
+from tensordsl.affine import LIKELY
 from tensordsl.program import Program
 from tensordsl.targets import Target
+
+
+#: Between the sizes of two dimensions: whole vectors.
+APART = 16
 
 
 def derive_for_any_size(program: Program, target: Target) -> list[Sketch]:
@@ -41,10 +46,11 @@ def derive_for_any_size(program: Program, target: Target) -> list[Sketch]:
 
 
 def likely_sizes(program: Program) -> dict[str, int] | None:
-    """Legal sizes to plan for, None where none are found."""
-    sizes = {d.name: d.likely * d.by + d.rest for d in program.free}
-    if instances.violated(program, sizes) is None:
-        return sizes
+    """Legal sizes to plan for, None where none are found: all different, since equal ones would be a coincidence."""
+    for step in (APART, 0):
+        sizes = {d.name: d.near(LIKELY + n * step) * d.by + d.rest for n, d in enumerate(program.free)}
+        if instances.violated(program, sizes) is None:
+            return sizes
     found = any_size.satisfiable(program.relations, {}).point
     if found is None:
         return None
