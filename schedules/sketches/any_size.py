@@ -17,7 +17,6 @@ from tensordsl.affine import LIKELY
 from tensordsl.program import Program
 from tensordsl.targets import Target
 
-
 #: Between the sizes of two dimensions: whole vectors.
 APART = 16
 
