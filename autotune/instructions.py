@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Outline, Seq, Stmt, Store
 
 from tensordsl import expr
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Datum
 from tensordsl.expr import Expr, Index, Op, Read
 
 _SAMPLES = 16  # points per nest at which bounds are evaluated
@@ -68,7 +69,7 @@ class Instructions:
 def count(body: Stmt, vector_bytes: int) -> Instructions:
     """The instructions of a statement on vectors of this width."""
     counter = _Counter(vector_bytes)
-    counter.visit(body, _Scope({}, (), np.ones(_SAMPLES)))
+    counter.visit(split_components(body), _Scope({}, (), np.ones(_SAMPLES)))
     return counter.found
 
 
@@ -211,6 +212,7 @@ class _Counter:
             if isinstance(e, Op):
                 busy += add(e.name, term.level, term.used, self._fuses(e, terms))
         if s.op:
+            assert isinstance(s.op, str)  # combinations are written out
             fused = s.op == "add" and isinstance(s.value, Op) and s.value.name == "mul"
             every = frozenset(f.var for f, _ in scope.loops)
             busy += add(s.op, depth, every, fused and terms[id(s.value)].level == depth)
@@ -293,6 +295,8 @@ def _values(a: Affine, values: Mapping[str, Samples]) -> Samples:
     for atom, c in a.terms:
         if isinstance(atom, str):
             total = total + c * values.get(atom, np.zeros(_SAMPLES))
+        elif isinstance(atom, Datum):
+            total = total + c * (atom.low + atom.high) / 2
         else:
             x = _values(atom.argument, values)
             total = total + c * (np.floor(x / atom.by) if atom.kind == "div" else np.mod(x, atom.by))

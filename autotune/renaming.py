@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tensordsl.autotune.workload import canonical_names, with_names
-from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Prefetch, Stmt, Store, buffers, rewrite
+from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Stmt, Store, buffers, map_accesses, rewrite
 from tensordsl.schedules.schedule import Schedule
 
-from tensordsl import expr
-from tensordsl.expr import Expr, Read
 from tensordsl.program import Program
 
 
@@ -49,18 +47,13 @@ def _nest(nest: LoopNest, program: Program, names: Mapping[str, str]) -> LoopNes
     def buffer(b: Buffer) -> Buffer:
         return replace(b, name=names[b.name], banks=tuple(names.get(n, n) for n in b.banks))
 
-    def value(e: Expr) -> Expr | None:
-        return replace(e, source=buffer(e.source)) if isinstance(e, Read) and isinstance(e.source, Buffer) else None
-
     def statement(s: Stmt) -> Stmt | None:
         match s:
             case Store():
-                instance = replace(s.instance, tensor=names.get(s.instance.tensor, s.instance.tensor))
-                return replace(s, buffer=buffer(s.buffer), value=expr.transform(s.value, value), instance=instance)
+                return replace(s, instance=replace(s.instance, tensor=names.get(s.instance.tensor, s.instance.tensor)))
             case Alloc():
                 return replace(s, buffer=buffer(s.buffer), tensor=names.get(s.tensor, s.tensor))
-            case Prefetch():
-                return replace(s, buffer=buffer(s.buffer))
         return None
 
-    return LoopNest(program, tuple(map(buffer, nest.parameters)), rewrite(nest.body, statement))
+    body = map_accesses(rewrite(nest.body, statement), lambda b, index: (buffer(b), index))
+    return LoopNest(program, tuple(map(buffer, nest.parameters)), body)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tensordsl import expr
-from tensordsl.affine import Affine, Quasi
+from tensordsl import accesses, expr
+from tensordsl.affine import Affine, Atom, Datum, Quasi
 from tensordsl.expr import Axis, Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
@@ -96,10 +96,8 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
         axes = tuple(Axis(n, a.extent) for n, a in zip(given[1:], (*d.axes, *d.reduce_axes)))
         axis = {a.name: new_axis.name for a, new_axis in zip((*d.axes, *d.reduce_axes), axes)}
 
-        def link(e: Expr) -> Expr | None:
-            return replace(e, source=fresh[e.source.name]) if isinstance(e, Read) else None
-
-        body = expr.substitute(expr.transform(d.body, link), {old: Affine.of(n) for old, n in axis.items()})
+        linked = accesses.map_sources(d.body, lambda source: fresh[source.name])
+        body = expr.substitute(linked, {old: Affine.of(n) for old, n in axis.items()})
         count = len(d.axes)
         order = tuple(replace(o, axis=axis[o.axis]) for o in d.order)
         new.definition = replace(d, axes=axes[:count], reduce_axes=axes[count:], body=body, order=order)
@@ -121,6 +119,8 @@ def _definition(t: Tensor) -> Definition:
 def _digest(program: Program, sized: bool) -> str:
     position = {t.name: n for n, t in enumerate((*program.inputs, *program.tensors))}
     parts: list[object] = [[(str(t.dtype), t.shape if sized else len(t.shape)) for t in program.inputs]]
+    stated = [t.values if sized and t.stated else t.stated for t in program.inputs]
+    parts += [stated] if any(stated) else []
     for t in program.tensors:
         d = _definition(t)
         axes = (*d.axes, *d.reduce_axes)
@@ -129,7 +129,7 @@ def _digest(program: Program, sized: bool) -> str:
         number = {a.name: n for n, a in enumerate(axes)}
         order = [(number[o.axis], o.descending) for o in d.order]
         extents = [a.extent if sized else "n" for a in axes]
-        reducer = d.reducer.name if d.reducer else ""
+        reducer = d.reducer.key if d.reducer else ""
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))
     parts.append([position[t.name] for t in program.outputs])
     parts.append(sorted((position[o], position[i]) for o, i in program.inplace.items()))
@@ -144,9 +144,9 @@ def _body(body: Expr, position: dict[str, int], sized: bool) -> str:
         if isinstance(x, Const):
             key = ("const", x.dtype.name, repr(x.value) if sized else "c")
         elif isinstance(x, Index):
-            key = ("index", _affine(x.affine, sized))
+            key = ("index", _affine(x.affine, position, sized))
         elif isinstance(x, Read):
-            key = ("read", position[x.source.name], *(_affine(i, sized) for i in x.index))
+            key = ("read", position[x.source.name], *(_affine(i, position, sized) for i in x.index))
         else:
             assert isinstance(x, Op)
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
@@ -154,17 +154,24 @@ def _body(body: Expr, position: dict[str, int], sized: bool) -> str:
     return memo[id(body)]
 
 
-def _affine(a: Affine, sized: bool) -> str:
-    if sized:
+def _affine(a: Affine, position: dict[str, int], sized: bool) -> str:
+    if sized and not any(True for _ in a.data()):
         return str(a)
 
-    def atom(x: str | Quasi) -> str:
-        return x if isinstance(x, str) else f"{x.kind}({_affine(x.argument, False)})"
+    def atom(x: Atom) -> str:
+        if isinstance(x, Quasi):
+            inner = _affine(x.argument, position, sized)
+            return f"{x.kind}({inner}{f', {x.by}' if sized else ''})"
+        if isinstance(x, Datum):
+            inner = ", ".join(_affine(i, position, sized) for i in x.index)
+            return f"data({position[x.source.name]}, {inner}{f', {x.low}, {x.high}' if sized else ''})"
+        return x
 
     def coefficient(c: int) -> str:
-        return str(c) if abs(c) <= _STRIDE else "n" if c > 0 else "-n"
+        return str(c) if sized or abs(c) <= _STRIDE else "n" if c > 0 else "-n"
 
-    return " + ".join(sorted(f"{coefficient(c)}*{atom(x)}" for x, c in a.terms))
+    terms = sorted(f"{coefficient(c)}*{atom(x)}" for x, c in a.terms)
+    return " + ".join([*terms, str(a.const)] if sized else terms)
 
 
 def _hash(value: object) -> str:

@@ -22,6 +22,7 @@ from tensordsl.schedules.loopnest import LoopNest
 
 from tensordsl.dtypes import DType
 from tensordsl.errors import BuildError, InternalError
+from tensordsl.interpreter import check_values
 from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
@@ -33,7 +34,9 @@ _CODES = {
     2: "the workspace is missing or too small",
     3: "the call struct has another size",
     4: "a pointer is NULL",
+    5: "an input holds a value outside its stated range",
 }
+_BAD_VALUE = 5
 #: An object of no bytes at an array's memory: what ctypes passes for it is the address.
 _Memory = ctypes.c_char * 0
 _memory: Callable[[Any], Any] = _Memory.from_buffer
@@ -201,7 +204,7 @@ class Kernel:
                     return None
         code = self._function(self._call(), *arguments, memory)
         if code:
-            self._fail(code)
+            self._fail(code, inputs)
         return out
 
     def _call_carefully(self, inputs: Sequence[Any], out: Any) -> Any:
@@ -231,7 +234,7 @@ class Kernel:
         _refuse_overlap([(p, arguments[p.name]) for p in self.parameters])
         code = self._function(self._call(), *[arguments[p.name].passed for p in self.parameters])
         if code:
-            self._fail(code)
+            self._fail(code, inputs)
         for argument in arguments.values():
             if argument.target is not None:
                 argument.target[...] = argument.owner
@@ -266,7 +269,10 @@ class Kernel:
             self._thread.call = ctypes.byref(call)
             return self._thread.call
 
-    def _fail(self, code: int) -> None:
+    def _fail(self, code: int, inputs: Sequence[Any]) -> None:
+        if code == _BAD_VALUE:
+            for t, value in zip(self.nest.program.inputs, inputs):
+                check_values(self.name, t, np.asarray(value))
         if code in _CODES:
             raise InternalError(f"{self.name} returned {code}: {_CODES[code]}", context=self.nest)
         raise BuildError(f"{self.name} returned {code}", hint="the code comes from the parallel_for it was given")

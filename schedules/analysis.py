@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tensordsl import expr
 from tensordsl.affine import Affine
-from tensordsl.expr import Expr, Op, Read
+from tensordsl.data_index import affine_value
+from tensordsl.expr import Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 
@@ -59,11 +61,15 @@ def tensor_strides(shape: tuple[int, ...], pitch: int = 0) -> tuple[int, ...]:
     return tuple(reversed(result))
 
 
+def _strides(r: Read) -> tuple[int, ...]:
+    return tensor_strides(r.source.shape, getattr(r.source, "pitch", 0))
+
+
 def stride(r: Read, axis: str) -> int | None:
     """Elements between the reads of neighbouring values of an axis; None: not constant."""
     total = 0
-    for i, step in zip(r.index, tensor_strides(r.source.shape, r.source.pitch)):
-        if any(axis in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
+    for i, step in zip(r.index, _strides(r)):
+        if any(axis in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
             return None
         total += i.coefficient(axis) * step
     return total
@@ -72,7 +78,7 @@ def stride(r: Read, axis: str) -> int | None:
 def address(r: Read) -> Affine:
     """The element of the source that is read, counted in memory order."""
     total = Affine()
-    for i, step in zip(r.index, tensor_strides(r.source.shape, r.source.pitch)):
+    for i, step in zip(r.index, _strides(r)):
         total = total + i * step
     return total.recombined()
 
@@ -126,9 +132,12 @@ def register_tile(t: Tensor) -> Tile | None:
     ]  # fmt: skip
     if strided and not _reused(d, strided):
         return None  # a row reduction: the reduction axis itself is the one to vectorise
+    ragged = decided_by_data(d)
+    if vector in ragged:
+        return None
     rows = [
         a.name for a in d.axes[:-1]
-        if a.extent > 1 and any(not depends(r, a.name) for r in streams)
+        if a.extent > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
         and all(stride(r, a.name) is not None for r in reads)
         and any(depends(r, a.name) for r in reads)
     ]  # fmt: skip
@@ -170,6 +179,8 @@ def inlinable(program: Program) -> str | None:
             continue
         if any(r.source.name in overwritten for r in d.reads):
             continue
+        if affine_value(d.body) is None and read_in_index(program, t.name):
+            continue
         readers = program.consumers(t.name)
         sites = [r for c in readers for r in definition_of(c).reads if r.source.name == t.name]
         work = cost(d.body)
@@ -185,6 +196,41 @@ def inlinable(program: Program) -> str | None:
         if again <= 1 and len({s.index for s in sites}) == 1 and len(readers) == 1:
             return t.name
     return None
+
+
+def decided_by_data(d: Definition) -> frozenset[str]:
+    """The axes of a reduction that occur in conditions on numbers read from memory."""
+    if d.reducer is None:
+        return frozenset()
+    conditions = expr.terms_where(d.body, d.reducer)
+    return frozenset[str]().union(*(c.names() for c in conditions if any(True for _ in c.data())))
+
+
+def destination(t: Tensor) -> tuple[str, Affine] | None:
+    """The axis of a reduction that its terms determine, and the index read from memory that it equals."""
+    d = definition_of(t)
+    if d.reducer is None or d.order:
+        return None
+    conditions = expr.terms_where(d.body, d.reducer)
+    for a in reversed(d.axes):
+        for c in conditions:
+            index = c + Affine.of(a.name)
+            if c.coefficient(a.name) == -1 and -c in conditions and a.name not in index.names():
+                return (a.name, index) if any(True for _ in index.data()) else None
+    return None
+
+
+def read_in_index(program: Program, name: str) -> bool:
+    """Is an element of a tensor used as an index?"""
+    return any(x.source.name == name for t in program.tensors for i in _indices(definition_of(t)) for x in i.data())
+
+
+def _indices(d: Definition) -> Iterator[Affine]:
+    for e in expr.walk(d.body):
+        if isinstance(e, Read):
+            yield from e.index
+        elif isinstance(e, Index):
+            yield e.affine
 
 
 def affine_names(indices: tuple[Affine, ...]) -> set[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from tensordsl.schedules.loopnest import Alloc, Buffer, LoopNest, Prefetch, Stmt, Store, map_values, rewrite, substitute
+from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, LoopNest, Prefetch, Stmt, Store, rewrite, substitute
 
-from tensordsl import instances
-from tensordsl.expr import Expr, Read
+from tensordsl import accesses, expr, instances
+from tensordsl.affine import Affine
 from tensordsl.sizes import Size
 
 
@@ -25,15 +26,27 @@ def at_sizes(nest: LoopNest, sizes: Mapping[str, int]) -> LoopNest:
             known[b] = replace(b, shape=tuple(map(number, b.shape)), pitch=number(b.pitch))
         return known[b]
 
-    def value(e: Expr) -> Expr | None:
-        return (
-            replace(e, source=own(e.source))
-            if isinstance(e, Read) and isinstance(e.source, Buffer)
-            else instances.folded(e)
-        )
+    def source(b: Any) -> Any:
+        return own(b) if isinstance(b, Buffer) else b
+
+    def t(indices: tuple[Affine, ...]) -> tuple[Affine, ...]:
+        return accesses.map_index_sources(indices, source)
 
     def stmt(s: Stmt) -> Stmt | None:
-        return replace(s, buffer=own(s.buffer)) if isinstance(s, (Store, Alloc, Prefetch)) else None
+        match s:
+            case For():
+                return replace(s, lo=t(s.lo), hi=t(s.hi))
+            case If():
+                return replace(s, conditions=t(s.conditions))
+            case Store():
+                value = accesses.map_sources(expr.transform(s.value, instances.folded), source)
+                instance = replace(s.instance, index=t(s.instance.index), points=t(s.instance.points))
+                return replace(s, buffer=own(s.buffer), index=t(s.index), value=value, instance=instance)
+            case Alloc():
+                return replace(s, buffer=own(s.buffer), element=t(s.element))
+            case Prefetch():
+                return replace(s, buffer=own(s.buffer), index=t(s.index))
+        return None
 
     body = substitute(nest.body, instances.values(nest.program.free, sizes))
-    return LoopNest(program, tuple(map(own, nest.parameters)), rewrite(map_values(body, value), stmt))
+    return LoopNest(program, tuple(map(own, nest.parameters)), rewrite(body, stmt))

@@ -57,7 +57,7 @@ class Meaning:
         self.memory = writer.memory
         self.text = writer.text()
         self._sites = writer.sites
-        scope: dict[str, Any] = {**GLOBALS, "fail": self._fail, "touch": _touch}
+        scope: dict[str, Any] = {**GLOBALS, "fail": self._fail, "touch": _touch, "known": _known}
         exec(compile(self.text, f"<nest {nest.name}>", "exec"), scope)
         self._run: Callable[..., None] = scope["nest"]
 
@@ -118,6 +118,13 @@ class Meaning:
             context=Marked(self.nest, site.store),
             counterexample="when " + ", ".join(f"{k} = {v}" for k, v in env.items()) if env else None,
         )
+
+
+def _known(cells: list[Any], k: int) -> int:
+    """An integer that an index reads."""
+    if not 0 <= k < len(cells) or cells[k] is None:
+        raise ArithmeticError(f"an index reads cell {k}, which is outside its buffer or not written yet")
+    return int(cells[k])
 
 
 def _touch(log: dict[Any, Any], cells: list[Any], k: int, iteration: int, writes: bool) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tensordsl import expr
-from tensordsl.affine import Affine, AffineLike, affines
+from tensordsl import accesses, expr
+from tensordsl.affine import Affine, AffineLike, Datum, affines
+from tensordsl.combination import Combination, Combine
 from tensordsl.dtypes import DType
 from tensordsl.expr import Expr, Read
 from tensordsl.program import Program
@@ -30,6 +31,7 @@ class Buffer:
     pitch: padded extent of the last dimension (0: none).
     fold: per dimension, the modulus its index is taken by (0: none), () for no fold at all.
     banks: buffer names, one per value of folded dimension 0, in place of one memory block.
+    values: what integer elements are known to lie in, both ends included.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Buffer:
     pitch: int = 0
     fold: tuple[int, ...] = ()
     banks: tuple[str, ...] = ()
+    values: tuple[int, int] | None = None
 
     def extents(self) -> tuple[int, ...]:
         """The physical extents, folds applied, pitch not."""
@@ -168,7 +171,8 @@ class If(Stmt):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Store(Stmt):
-    """``buffer[index] = value`` or, with an operation (add mul max min), ``buffer[index] op= value``.
+    """``buffer[index] = value`` or, with an operation (add mul max min) or a combination of states,
+    ``buffer[index] op= value``.
 
     nt: the store bypasses the caches (a promise about use, no change of meaning).
     """
@@ -177,8 +181,15 @@ class Store(Stmt):
     index: tuple[Affine, ...]
     value: Expr
     instance: Instance
-    op: str = ""
+    op: Combine = ""
     nt: bool = False
+
+    @property
+    def plain(self) -> Store:
+        """The same store with the combination of states, if there is one, written out in the value."""
+        if not isinstance(self.op, Combination):
+            return self
+        return replace(self, op="", value=self.op.of(Read(self.buffer, self.index), self.value))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -331,6 +342,45 @@ def map_values(s: Stmt, f: Callable[[Expr], Expr | None]) -> Stmt:
     return rewrite(s, store)
 
 
+def map_accesses(s: Stmt, f: accesses.Access, stores: bool = True) -> Stmt:
+    """Rebuild with some accesses elsewhere: reads, those in indices, bounds and conditions, and (stores) what
+    is stored and prefetched.  f: buffer and index -> the new ones, or None to keep them."""
+
+    def t(indices: tuple[Affine, ...]) -> tuple[Affine, ...]:
+        return accesses.map_index_accesses(indices, f)
+
+    def go(x: Stmt) -> Stmt | None:
+        new: Stmt = x
+        match x:
+            case For():
+                lo, hi = t(x.lo), t(x.hi)
+                new = x if lo is x.lo and hi is x.hi else replace(x, lo=lo, hi=hi)
+            case If():
+                conditions = t(x.conditions)
+                new = x if conditions is x.conditions else replace(x, conditions=conditions)
+            case Prefetch():
+                buffer, index = place(x)
+                new = x if buffer is x.buffer and index is x.index else replace(x, buffer=buffer, index=index)
+            case Store():
+                buffer, index = place(x)
+                value = accesses.map_accesses(x.value, f)
+                i = x.instance
+                meaning = i.index, i.points
+                moved = (t(i.index), t(i.points)) if stores else meaning
+                if moved[0] is not meaning[0] or moved[1] is not meaning[1]:
+                    i = replace(i, index=moved[0], points=moved[1])
+                old = x.buffer, x.index, x.value, x.instance
+                if any(a is not b for a, b in zip(old, (buffer, index, value, i))):
+                    new = replace(x, buffer=buffer, index=index, value=value, instance=i)
+        return None if new is x else new
+
+    def place(x: Store | Prefetch) -> tuple[Buffer, tuple[Affine, ...]]:
+        index = t(x.index)
+        return (f(x.buffer, index) if stores else None) or (x.buffer, index)
+
+    return rewrite(s, go)
+
+
 def substitute(s: Stmt, env: Mapping[str, Affine]) -> Stmt:
     """Replace loop variables everywhere (bounds, guards, indices, instances)."""
     if not env:
@@ -362,6 +412,29 @@ def substitute(s: Stmt, env: Mapping[str, Affine]) -> Stmt:
 def variables(s: Stmt) -> set[str]:
     """The names of all loops in a statement."""
     return {x.var for x, _ in walk(s) if isinstance(x, For)}
+
+
+def control_data(s: Stmt) -> Iterator[Datum]:
+    """The numbers read from memory that decide which iterations run, and where they store."""
+    for x, _ in walk(s):
+        exprs: tuple[Affine, ...] = ()
+        if isinstance(x, For):
+            exprs = x.lo + x.hi
+        elif isinstance(x, If):
+            exprs = x.conditions
+        elif isinstance(x, (Store, Prefetch)):
+            exprs = x.index
+        for e in exprs:
+            yield from e.data()
+
+
+def index_data(s: Stmt) -> Iterator[Datum]:
+    """Every number read from memory to be an index, a bound or part of a condition."""
+    yield from control_data(s)
+    for x, _ in stores(s):
+        for e in expr.walk(x.value):
+            for i in e.index if isinstance(e, Read) else (e.affine,) if isinstance(e, expr.Index) else ():
+                yield from i.data()
 
 
 def buffers(nest: LoopNest) -> dict[str, Buffer]:

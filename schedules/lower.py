@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tensordsl.schedules.loopnest import (
     CELL,
     Alloc,
@@ -14,15 +12,17 @@ from tensordsl.schedules.loopnest import (
     LoopNest,
     Stmt,
     Store,
+    control_data,
     seq,
     substitute,
 )  # fmt: skip
+from tensordsl.schedules.simplify import simplify
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine, affines
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Axis, Expr, Read
+from tensordsl.expr import Axis
 from tensordsl.program import Program
 from tensordsl.tensor import Tensor
 
@@ -32,7 +32,9 @@ def lower(program: Program) -> LoopNest:
     outputs = {t.name for t in program.outputs}
     external = {t.name for t in program.inputs} | outputs
     buffers = {
-        t.name: Buffer(t.name, t.shape, t.dtype, "external" if t.name in external else "workspace", t.pitch)
+        t.name: Buffer(
+            t.name, t.shape, t.dtype, "external" if t.name in external else "workspace", t.pitch, values=t.values
+        )
         for t in (*program.inputs, *program.tensors)
     }
     for output, source in program.inplace.items():  # one memory; the program is checked to allow it
@@ -93,18 +95,21 @@ def _ascending(t: Tensor, buffers: dict[str, Buffer], around: tuple[str, ...]) -
     target = _own(t.name, t, buffers)
     index = tuple(Affine.of(a.name) for a in d.axes)
 
-    def link(e: Expr) -> Expr | None:
-        return replace(e, source=_own(e.source.name, t, buffers)) if isinstance(e, Read) else None
+    def own(source: expr.Source) -> Buffer:
+        return _own(source.name, t, buffers)
 
-    value = expr.transform(d.body, link)
+    value = accesses.map_sources(d.body, own)
     if d.reducer is None:
         body: Stmt = Store(target, index, value, Instance("compute", t.name, index))
     else:
         points = tuple(Affine.of(a.name) for a in d.reduce_axes)
         update = Store(target, index, value, Instance("update", t.name, index, points), d.reducer.combine)
         init = Store(target, index, d.reducer.identity(t.dtype), Instance("init", t.name, index))
-        body = seq(init, _loops(d.reduce_axes, update, expr.terms_where(d.body, d.reducer)))
-    return _loops(tuple(a for a in d.loop_axes if a.name not in around), body)
+        where = accesses.map_index_sources(expr.terms_where(d.body, d.reducer), own)
+        body = seq(init, loops(d.reduce_axes, update, where))
+    nest = loops(tuple(a for a in d.loop_axes if a.name not in around), body)
+    # what is read from memory has a range, which decides bounds at once
+    return simplify(nest) if any(True for _ in control_data(nest)) else nest
 
 
 def _own(name: str, t: Tensor, buffers: dict[str, Buffer]) -> Buffer:
@@ -117,7 +122,7 @@ def _own(name: str, t: Tensor, buffers: dict[str, Buffer]) -> Buffer:
     return buffers[name]
 
 
-def _loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) -> Stmt:
+def loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) -> Stmt:
     """Loops over axes, cut to where some conditions (``>= 0``) hold: by bounds where they are solved for
     the loop's variable, else by a guard as far outside as possible."""
     for a in reversed(axes):

@@ -25,7 +25,7 @@ from tensordsl.schedules.loopnest import (
 from tensordsl.schedules.nest_text import nest_text
 from tensordsl.schedules.scalar_python import ScalarCode, convert, operation, pending, wrap
 
-from tensordsl.affine import Affine, Interval, interval
+from tensordsl.affine import Affine, Datum, Interval, interval
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Read
 
@@ -197,6 +197,25 @@ class NestCode:
             low, high = interval(i, self.ranges)
             if low is None or high is None or low < 0 or high >= extent:
                 self._check(f"not 0 <= {self.affine(i)} < {extent}", s, kind, "bounds", b, index, pad)
+        cells, at = self._cell(where, b, index)
+        names = b.banks or (b.name,)
+        written = any(n in self.written for n in names)
+        poisoned = any(n not in self.given for n in names)
+        if not at.isidentifier() and (not reads or written or poisoned):
+            name = self.fresh("k")
+            self.lines.append(f"{pad}{name} = {at}")
+            at = name
+        self._races(s, b, index, kind, where, cells, at, pad, written)
+        value = f"{cells}[{at}]"
+        if reads and poisoned:
+            name = self.fresh("r")
+            self.lines.append(f"{pad}{name} = {value}")
+            self._check(f"{name} is None", s, "read", "unwritten", b, index, pad)
+            value = name
+        return cells, at, value
+
+    def _cell(self, where: _Storage, b: Buffer, index: tuple[Affine, ...]) -> tuple[str, str]:
+        """The list and the address of a cell."""
         folds = b.fold + (0,) * (len(index) - len(b.fold))
         physical = [i % f if f else i for i, f in zip(index, folds)]
         cells = where.lists[0]
@@ -214,21 +233,7 @@ class NestCode:
             assert self.lane is not None
             number = f"({self.names[self.lane.loop.var]} - {self.lane.base}) // {self.lane.loop.step}"
             at = f"{at} + {where.lane_cells} * ({number})"
-        names = b.banks or (b.name,)
-        written = any(n in self.written for n in names)
-        poisoned = any(n not in self.given for n in names)
-        if not at.isidentifier() and (not reads or written or poisoned):
-            name = self.fresh("k")
-            self.lines.append(f"{pad}{name} = {at}")
-            at = name
-        self._races(s, b, index, kind, where, cells, at, pad, written)
-        value = f"{cells}[{at}]"
-        if reads and poisoned:
-            name = self.fresh("r")
-            self.lines.append(f"{pad}{name} = {value}")
-            self._check(f"{name} is None", s, "read", "unwritten", b, index, pad)
-            value = name
-        return cells, at, value
+        return cells, at
 
     def _races(
         self, s: Store, b: Buffer, index: tuple[Affine, ...], kind: Literal["read", "write"], where: _Storage,
@@ -256,12 +261,22 @@ class NestCode:
                 name = self.names.get(atom)
                 if name is None:
                     raise ScheduleError(f"{atom!r} is used outside its loop", context=self.nest, legal=self.loops)
+            elif isinstance(atom, Datum):
+                name = self.datum(atom)
             else:
                 name = f"(({self.affine(atom.argument)}) {'//' if atom.kind == 'div' else '%'} {atom.by})"
             parts.append(name if c == 1 else f"{c} * {name}")
         if a.const or not parts:
             parts.append(str(a.const))
         return " + ".join(parts)
+
+    def datum(self, d: Datum) -> str:
+        """An integer read in an index."""
+        where = self.storage.get(d.source.name)
+        if where is None:
+            raise ScheduleError(f"index {d} is used outside the allocation of {d.source.name}", context=self.nest)
+        cells, at = self._cell(where, d.source, d.index)
+        return f"known({cells}, {at})"
 
     def conditions(self, s: If) -> str:
         return " and ".join(f"{self.affine(c)} >= 0" for c in s.conditions) or "True"
@@ -380,6 +395,7 @@ class NestCode:
             self.storage[b.name] = old
 
     def store(self, s: Store, depth: int) -> None:
+        s = s.plain
         if self.lane is not None:
             self.store_of_lanes(s, depth)
             return
@@ -403,7 +419,7 @@ class NestCode:
 
     def combined(self, s: Store, old: str, value: str) -> str:
         """The new content of a cell whose type both operands have."""
-        if not s.op:
+        if not s.op or not isinstance(s.op, str):
             return value
         t = s.buffer.dtype
         code = operation(s.op, [old, value], t, self.single)

@@ -48,7 +48,8 @@ def stmt_lines(s: Stmt, marked: Container[int] = (), depth: int = 0) -> Iterator
             yield from stmt_lines(s.otherwise, marked, depth + 1)
     elif isinstance(s, Store):
         cell = f"{s.buffer.name}[{', '.join(map(str, s.index))}]"
-        yield f"{pad}{cell} {_OPERATION[s.op]} {s.value}{'  (non-temporal)' if s.nt else ''}"
+        sign = _OPERATION[s.op] if isinstance(s.op, str) else f"{s.op.name}="
+        yield f"{pad}{cell} {sign} {s.value}{'  (non-temporal)' if s.nt else ''}"
     elif isinstance(s, Alloc):
         yield f"{pad}alloc {s.buffer}"
         yield from stmt_lines(s.body, marked, depth)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import (
     Tile,
+    decided_by_data,
     definition_of,
     elements,
     identity_dims,
@@ -21,9 +22,11 @@ from tensordsl.schedules.analysis import (
     tensor_names,
 )  # fmt: skip
 from tensordsl.schedules.locate import fresh
+from tensordsl.schedules.sketches.data import scatters
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
@@ -84,18 +87,21 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         if t.name not in cyclic and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, inverse_name(program, t.name))
-    tiles = {t.name: x for t in program.tensors if t.name not in cyclic and (x := _tile(t)) is not None}
+    apart = cyclic | {t.name for t in program.tensors if scatters(t)}
+    tiles = {t.name: x for t in program.tensors if t.name not in apart and (x := _tile(t)) is not None}
     partial = {}
     for t in program.tensors:
-        axis = None if t.name in tiles or t.name in cyclic else _reduction_vector_axis(t)
-        if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= target.lanes(
-            t.dtype
+        axis = None if t.name in tiles or t.name in apart else _reduction_vector_axis(t)
+        if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= partial_lanes(
+            t, target
         ):
             partial[t.name] = axis
     for stage, axis in partial.items():
-        lanes = target.lanes(program[stage].dtype)
+        lanes = partial_lanes(program[stage], target)
         program = factored(program, stage, axis, 2 * lanes, partial_name(written, stage))
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
+        for name, size in half_names(written, stage, lanes):
+            program = factored(program, stage, definition_of(program[stage]).reduce_axes[0].name, size, name)
     epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
     placements, shared = _placements(program, tiles, epilogues)
     placed = {p.stage for p in placements} | set(epilogues.values())
@@ -126,10 +132,36 @@ def lanes_name(program: Program, stage: str) -> str:
     return fresh(f"{stage}_lanes", tensor_names(program))
 
 
+def partial_lanes(t: Tensor, target: Target) -> int:
+    """How many partial results of a reduction are a vector.
+
+    Combinations of states are not as cheap as a sum: what they compute with fills a vector, too.
+    """
+    d = definition_of(t)
+    sizes = [r.dtype.bytes for r in d.reads] if isinstance(d.reducer, Monoid) else []
+    return target.vector_bytes // max(t.dtype.bytes, *sizes, 1)
+
+
+def half_names(program: Program, stage: str, lanes: int) -> list[tuple[str, int]]:
+    """The stages that combine the lanes of one vector of states in pairs, with the states each leaves.
+
+    The machine's own steps over the lanes of a vector only know the reducers of the language.
+    """
+    if not isinstance(definition_of(program[stage]).reducer, Monoid):
+        return []
+    sizes = [lanes >> n for n in range(1, lanes.bit_length() - 1)]
+    return [(fresh(f"{stage}_lanes{size}", tensor_names(program)), size) for size in sizes]
+
+
 def _reduction_vector_axis(t: Tensor) -> str | None:
     """The reduction axis along which every read is contiguous or constant, or None."""
     d = definition_of(t)
+    ragged = decided_by_data(d)
+    if isinstance(d.reducer, Monoid) and not d.reducer.commutative:
+        return None  # the lanes would take far terms
     for a in reversed(d.reduce_axes):
+        if a.name in ragged:
+            continue
         steps = [stride(r, a.name) for r in d.reads]
         if all(x in (0, 1) for x in steps) and 1 in steps:
             return a.name
@@ -239,8 +271,7 @@ def _placements(
         root = place.consumer
         root_of[t.name], depth[t.name] = root, place.depth
         outer = [a.name for a in definition_of(program[root]).axes][: place.depth]
-        site = next(r for c in readers for r in definition_of(c).reads if r.source.name == t.name)
-        reader = next(c for c in readers if any(r is site for r in definition_of(c).reads))
+        reader, site = next((c, r) for c in readers for r in definition_of(c).reads if r.source.name == t.name)
         dims = {k: shared[reader.name][a] for a, k in identity_dims(site).items() if a in shared[reader.name]}
         shared[t.name] = {a.name: dims[k] for k, a in enumerate(d.axes) if dims.get(k) in outer}
         result.append(place)

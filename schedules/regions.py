@@ -34,8 +34,8 @@ def span(index: Affine, inner: Sequence[For]) -> Span:
     base, last, ends = index, index, [index]
     for f in reversed(inner):
         c = base.coefficient(f.var)
-        if any(f.var in a.names() for a, _ in _quasis(index)):
-            raise NoBox(f"index {index} divides loop {f.var}")
+        if any(f.var in a.names() for a, _ in index.terms if not isinstance(a, str)):
+            raise NoBox(f"index {index} divides loop {f.var}, or reads memory at it")
         if not c and not last.coefficient(f.var):
             continue
         lo, size = _constant_size(f)
@@ -51,10 +51,6 @@ def span(index: Affine, inner: Sequence[For]) -> Span:
         raise NoBox(f"index {index} covers a number of elements that varies: {extent + 1}")
     tight = tuple(dict.fromkeys(e + 1 for e in ends if e != last))
     return Span(base, made(extent + 1), tight)
-
-
-def _quasis(a: Affine) -> list[tuple[Affine, int]]:
-    return [(atom.argument, c) for atom, c in a.terms if not isinstance(atom, str)]
 
 
 def _constant_size(f: For) -> tuple[Affine, int]:

@@ -120,6 +120,10 @@ def convert(code: str, source: DType, to: DType, single: bool) -> str:
 
 def operation(name: str, args: list[str], t: DType, single: bool) -> str:
     """The text of an operation on atoms or parenthesised texts, in the type ``t`` of its operands."""
+    if name == "tuple":
+        return f"({', '.join(args)},)"
+    if name.startswith("part"):
+        return f"{args[0]}[{name[4:]}]"
     if name in _INFIX:
         code = f"({args[0]} {_INFIX[name]} {args[1]})"
     elif name == "neg":

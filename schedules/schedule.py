@@ -37,6 +37,7 @@ FAMILIES = (
     "caches",
     "sliding",
     "definitions",
+    "scattering",
     "streaming",
     "storage",
     "hints",

@@ -24,7 +24,7 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Dim, Quasi, interval, is_symbolic
+from tensordsl.affine import Affine, Datum, Dim, Quasi, interval, is_symbolic
 from tensordsl.expr import Expr, Op
 
 
@@ -82,6 +82,10 @@ class Context:
                 if low is not None and (best is None or low > best):
                     best = low
             return best
+        for atom, c in a.terms:  # after the loops, whose bounds may be the same number
+            if isinstance(atom, Datum):
+                rest = Affine(tuple(t for t in a.terms if t[0] is not atom), a.const)
+                return self._bound(rest + c * (atom.low if c > 0 else atom.high), -1, 1)
         return interval(a, {})[0] if is_symbolic(a) else None
 
     def _quasi(self, atom: Quasi) -> tuple[int | None, int | None]:
@@ -202,7 +206,7 @@ def _simplify_value(value: Expr, c: Context) -> Expr:
 
     def choose(e: Expr) -> Expr | None:
         if isinstance(e, Op) and e.name == "select":
-            known = expr.conditions(e.args[0])
+            known = expr.facts(e.args[0])
             if known is not None:
                 if all(c.implies(k) for k in known):
                     return e.args[1]
@@ -221,7 +225,7 @@ def _open_part(condition: Expr, c: Context) -> Expr:
     if isinstance(condition, Op) and condition.name == "and":
         left, right = condition.args
         for part, other in ((left, right), (right, left)):
-            known = expr.conditions(part)
+            known = expr.facts(part)
             if known is not None and all(c.implies(k) for k in known):
                 return _open_part(other, c)
         new = (_open_part(left, c), _open_part(right, c))

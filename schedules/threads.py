@@ -24,17 +24,15 @@ from tensordsl.schedules.loopnest import (
     Store,
     Sync,
     children,
-    map_values,
-    rewrite,
+    map_accesses,
     stores,
     walk,
     with_children,
-)
+)  # fmt: skip
 from tensordsl.schedules.simplify import Context, context
 
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Expr, Read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,13 +224,7 @@ def distinct(nest: LoopNest) -> LoopNest:
 
 
 def _renamed(body: Stmt, old: Buffer, new: Buffer) -> Stmt:
-    def value(e: Expr) -> Expr | None:
-        return replace(e, source=new) if isinstance(e, Read) and e.source == old else None
-
-    def stmt(s: Stmt) -> Stmt | None:
-        return replace(s, buffer=new) if isinstance(s, Store) and s.buffer == old else None
-
-    return rewrite(map_values(body, value), stmt)
+    return map_accesses(body, lambda b, index: (new, index) if b == old else None)
 
 
 def thread_count(found: list[Phase]) -> int:

@@ -22,6 +22,7 @@ _HOMES: dict[str, tuple[str, str]] = {
             "abs",
             "cast",
             "ceil",
+            "clip",
             "cos",
             "equal",
             "erf",
@@ -32,7 +33,6 @@ _HOMES: dict[str, tuple[str, str]] = {
             "log2",
             "max",
             "maximum",
-            "mean",
             "min",
             "minimum",
             "not_equal",
@@ -53,8 +53,11 @@ _HOMES: dict[str, tuple[str, str]] = {
         n: ("tensordsl.array", n)
         for n in ("astype", "broadcast_to", "concatenate", "einsum", "matmul", "pad", "reshape", "stack", "transpose")
     },
+    "take_along_axis": ("tensordsl.gather", "take_along_axis"),
     **{n: ("tensordsl.operators", n) for n in ("operator", "Operator", "load_programs")},
     **{n: ("tensordsl.interpreter", n) for n in ("interpret", "error_bound", "random_inputs", "small_integer_inputs")},
+    **{n: ("tensordsl.summaries", n) for n in ("all", "any", "argmax", "argmin", "logsumexp", "mean", "std", "var")},
+    "reducer": ("tensordsl.monoids", "reducer"),
     "check": ("tensordsl.checking", "check"),
     "ops": ("tensordsl.ops", ""),
     "Program": ("tensordsl.program", "Program"),

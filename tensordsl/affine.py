@@ -1,16 +1,16 @@
 """Quasi-affine integer expressions: every index, loop bound and guard of the compiler.
 
-An `Affine` is ``sum(coefficient * atom) + constant``.  An atom is a variable name or a
-`Quasi`: a floor division or a remainder of an affine expression by a positive integer
-(Python's meaning: the remainder is never negative).  Where sizes are known only at the call
-(sizes.py), an address also has products of a variable and sizes.
+An `Affine` is ``sum(coefficient * atom) + constant``.  An atom is a variable name, a `Quasi` (a floor
+division or a remainder of an affine expression by a positive integer, Python's meaning: the remainder
+is never negative) or a `Datum`, an integer that is read from memory and whose range is known.  Where
+sizes are known only at the call (sizes.py), an address also has products of a variable and sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, Union
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Union
 
 #: The size to choose tiles for where a dimension's own is known only at the call: what fits a dimension of
 #: a model's layer, and what most tiles divide.
@@ -28,7 +28,13 @@ class Quasi:
 
     def __str__(self) -> str:
         text, sign = str(self.argument), {"div": "//", "mod": "%", "mul": "*"}[self.kind]
-        return f"{text if text.isidentifier() else f'({text})'} {sign} {self.by}"
+        alone = len(self.argument.terms) == 1 and self.argument.terms[0][1] == 1 and not self.argument.const
+        plain = alone and not isinstance(self.argument.terms[0][0], Quasi)
+        return f"{text if plain else f'({text})'} {sign} {self.by}"
+
+    def names(self) -> frozenset[str]:
+        own = self.argument.names()
+        return own | Affine.of(self.by).names() if self.kind == "mul" else own
 
 
 class Dim(str):
@@ -67,7 +73,31 @@ class Dim(str):
         return Dim, (self.name, self.least * self.by + self.rest, most, self.by, self.rest)
 
 
-Atom = Union[str, Quasi]
+@dataclass(frozen=True, slots=True)
+class Datum:
+    """The element ``source[index]`` of an integer tensor or buffer, known to lie in ``low..high``.
+
+    Two of the same text at one point of the loops are the same number, as long as nothing is written
+    to the source in between.
+    """
+
+    source: Any
+    index: tuple[Affine, ...]
+    low: int
+    high: int
+
+    def names(self) -> frozenset[str]:
+        return frozenset[str]().union(*(i.names() for i in self.index))
+
+    def substitute(self, env: Mapping[str, Affine]) -> Datum:
+        index = tuple([i.substitute(env) for i in self.index])
+        return self if all(a is b for a, b in zip(index, self.index)) else replace(self, index=index)
+
+    def __str__(self) -> str:
+        return f"{self.source.name}[{', '.join(map(str, self.index))}]" if self.index else str(self.source.name)
+
+
+Atom = Union[str, Quasi, Datum]
 AffineLike = Union["Affine", int, str]
 #: The least and greatest value, None: unbounded.
 Interval = tuple[Union[int, None], Union[int, None]]
@@ -187,10 +217,49 @@ class Affine:
         for atom, _ in self.terms:
             if isinstance(atom, str):
                 yield atom
-            else:
+            elif isinstance(atom, Quasi):
                 yield from atom.argument._names()
                 if atom.kind == "mul":
                     yield from Affine.of(atom.by)._names()
+            else:
+                yield from atom.names()
+
+    def data(self) -> Iterator[Datum]:
+        """Every number read from memory, those inside divisions and inside the index of another included."""
+        for atom, _ in self.terms:
+            if isinstance(atom, Quasi):
+                yield from atom.argument.data()
+            elif isinstance(atom, Datum):
+                for i in atom.index:
+                    yield from i.data()
+                yield atom
+
+    def outer_data(self) -> Iterator[Datum]:
+        """The numbers read from memory that are in no index of another one."""
+        for atom, _ in self.terms:
+            if isinstance(atom, Quasi):
+                yield from atom.argument.outer_data()
+            elif isinstance(atom, Datum):
+                yield atom
+
+    def map_data(self, f: Callable[[Datum], Affine], *, outer: bool = False) -> Affine:
+        """With every `Datum` replaced; ``f`` sees it with its own index done, or as it is (outer)."""
+        if not any(not isinstance(atom, str) for atom, _ in self.terms):
+            return self
+        total = Affine((), self.const)
+        for atom, coefficient in self.terms:
+            if isinstance(atom, Quasi):
+                inner = atom.argument.map_data(f, outer=outer)
+                if atom.kind == "mul":
+                    part = product(inner, Affine.of(atom.by))
+                else:
+                    part = inner // atom.by if atom.kind == "div" else inner % atom.by
+            elif isinstance(atom, Datum):
+                part = f(atom if outer else replace(atom, index=tuple([i.map_data(f) for i in atom.index])))
+            else:
+                part = Affine(((atom, 1),))
+            total = total + part * coefficient
+        return self if total == self else total
 
     def substitute(self, env: Mapping[str, Affine]) -> Affine:
         """Replace variables; divisions and remainders are simplified again."""
@@ -199,11 +268,15 @@ class Affine:
         const, total = self.const, dict[Atom, int]()
         changed = False
         for atom, coefficient in self.terms:
+            value = None
             if isinstance(atom, str):
                 value = env.get(atom)
+            elif isinstance(atom, Datum):
+                datum = atom.substitute(env)
+                if datum is not atom:
+                    value = Affine(((datum, 1),))
             else:
                 argument = atom.argument.substitute(env)
-                value = None
                 if atom.kind == "mul":
                     by = Affine.of(atom.by)
                     new = by.substitute(env)
@@ -237,11 +310,11 @@ class Affine:
         return total
 
     def evaluate(self, env: Mapping[str, int]) -> int:
-        """The integer value under an assignment of every variable."""
+        """The integer value under an assignment of every variable, and of every `Datum` by its text."""
         total = self.const
         for atom, coefficient in self.terms:
-            if isinstance(atom, str):
-                total += coefficient * env[atom]
+            if not isinstance(atom, Quasi):
+                total += coefficient * env[str(atom)]
             else:
                 value = atom.argument.evaluate(env)
                 if atom.kind == "mul":
@@ -260,7 +333,7 @@ class Affine:
             return str(self.terms[0][0])
         parts: list[str] = []
         for atom, coefficient in self.terms:
-            name = str(atom) if isinstance(atom, str) else f"({atom})"
+            name = f"({atom})" if isinstance(atom, Quasi) else str(atom)
             sign = "-" if coefficient < 0 else "+"
             size = abs(coefficient)
             parts.append(f" {sign} {name if size == 1 else f'{size}*{name}'}")
@@ -292,7 +365,7 @@ def product(a: Affine, b: Affine) -> Affine:
 
 def factors(atom: Atom) -> list[Atom]:
     """What an atom is a product of."""
-    if isinstance(atom, str) or atom.kind != "mul":
+    if not isinstance(atom, Quasi) or atom.kind != "mul":
         return [atom]
     return [f for part in (atom.argument, Affine.of(atom.by)) for f in factors(part.terms[0][0])]
 
@@ -312,7 +385,7 @@ def _monomial(factors: list[Atom]) -> Affine:
 
 def is_symbolic(a: Affine) -> bool:
     """Does the value depend on nothing but sizes that are known at the call?"""
-    return all(isinstance(n, Dim) for n in a.names())
+    return all(isinstance(n, Dim) for n in a.names()) and not any(True for _ in a.data())
 
 
 def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
@@ -322,6 +395,8 @@ def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
     for atom, coefficient in expression.terms:
         if isinstance(atom, str):
             first, last = ranges.get(atom) or ((atom.least, atom.most) if isinstance(atom, Dim) else (None, None))
+        elif isinstance(atom, Datum):
+            first, last = atom.low, atom.high
         else:
             first, last = interval(atom.argument, ranges)
             if atom.kind == "mul":
@@ -352,6 +427,19 @@ def _times(a: Interval, size: Interval) -> Interval:
         return None if by is None else x * by
 
     return end(low, low is not None and low < 0), end(high, high is not None and high > 0)
+
+
+def without_data(
+    expressions: Iterable[Affine], ranges: Mapping[str, Interval]
+) -> tuple[list[Affine], dict[str, Interval]]:
+    """The expressions with each `Datum` as a variable named like its text, and the ranges of all variables."""
+    known = dict(ranges)
+
+    def free(d: Datum) -> Affine:
+        known[str(d)] = (d.low, d.high)
+        return Affine.of(str(d))
+
+    return [e.map_data(free) for e in expressions], known
 
 
 def variables(*names: str) -> tuple[Affine, ...]:

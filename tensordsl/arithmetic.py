@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tensordsl.dtypes import DType
+from tensordsl.dtypes import DType, TupleType
 
 Array = npt.NDArray[Any]
 #: "float64": floats are computed in float64 whatever their type; "float32": in their own type.
@@ -31,6 +31,8 @@ class Undefined(Exception):
 
 def numpy_type(t: DType, precision: Precision) -> np.dtype[Any]:
     """The numpy type in which values of a DType are computed and stored."""
+    if isinstance(t, TupleType):
+        return np.dtype([(f"part{n}", numpy_type(p, precision)) for n, p in enumerate(t.parts)])
     return np.dtype(np.float64 if t.is_float and precision == "float64" else t.name)
 
 

@@ -281,7 +281,10 @@ def derived(t: Tensor, what: str) -> str:
 
 
 def getitem(t: Tensor, key: tuple[Any, ...]) -> Tensor:
-    """A slice: integers drop a dimension, slices with any step keep it, None adds one, ... fills up."""
+    """A slice: integers drop a dimension, slices with any step keep it, None adds one, ... fills up.
+
+    Tensors of integers pick elements (see gather.py); what else the key says is done first.
+    """
     used = sum(k is not None and k is not Ellipsis for k in key)
     if used > t.ndim:
         raise ProgramError(f"{t.name} has rank {t.ndim}, sliced with {used} indices", hint=f"the shape is {t}")
@@ -291,6 +294,8 @@ def getitem(t: Tensor, key: tuple[Any, ...]) -> Tensor:
         key = (*key, Ellipsis)
     at = next(i for i, k in enumerate(key) if k is Ellipsis)
     full = (*key[:at], *[slice(None)] * (t.ndim - used), *key[at + 1 :])
+    if any(isinstance(k, Tensor) for k in full):
+        return _picked(t, full)
     shape: list[int] = []
     index: list[Callable[[Affine], Affine] | int] = []  # per dimension of t: of its own axis, or fixed
     places: list[int] = []  # result dimension of each kept dimension of t
@@ -312,6 +317,20 @@ def getitem(t: Tensor, key: tuple[Any, ...]) -> Tensor:
     return _view(t, [Axis(n, e) for n, e in zip(names, shape)], where, "part")
 
 
+def _picked(t: Tensor, full: tuple[Any, ...]) -> Tensor:
+    from tensordsl.gather import gather
+
+    plain = [slice(None) if isinstance(k, Tensor) else k for k in full]
+    if any(k != slice(None) for k in plain):
+        t = getitem(t, tuple(plain))
+    return gather(t, [k if isinstance(k, Tensor) else slice(None) for k in full if k is None or not _drops(k)])
+
+
+def _drops(k: Any) -> bool:
+    """Does an index take a dimension away?"""
+    return not isinstance(k, (slice, Tensor))
+
+
 def _slice(k: slice, t: Tensor, d: int) -> tuple[int, int, int]:
     for part in (k.start, k.stop, k.step):
         if part is not None and (isinstance(part, (bool, Expr)) or not hasattr(part, "__index__")):
@@ -325,8 +344,7 @@ def _position(k: Any, t: Tensor, d: int) -> int:
     if isinstance(k, bool) or not hasattr(k, "__index__"):
         raise ProgramError(
             f"{t.name}: a {type(k).__name__} is not an index of dimension {d}",
-            legal="integers, slices, None and ...",
-            hint="indices that are data cannot be proven to be in bounds",
+            legal="integers, slices, None, ... and tensors of integers",
         )
     i, n = k if isinstance(k, Size) else k.__index__(), t.shape[d]
     if not -n <= i < n:

@@ -87,6 +87,6 @@ def _value(side: str, bound: Mapping[str, int]) -> int:
     """The value of one side, which may be negative."""
     token = DIMENSIONS.set(bound)
     try:
-        return dimensions.evaluate(side)
+        return dimensions.bound(side)
     finally:
         DIMENSIONS.reset(token)

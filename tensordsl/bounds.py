@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Interval, Quasi, interval
+from tensordsl.affine import Affine, Interval, Quasi, interval, without_data
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr, Read
+from tensordsl.expr import Expr, Index, Read
 from tensordsl.sizes import in_words
 from tensordsl.tensor import Tensor
 
@@ -35,8 +35,10 @@ def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
             return
         seen.add((id(e), given))
         if isinstance(e, Read):
-            found.append((e, given))
+            found.extend((r, given) for r in (*expr.data_reads(e.index, e.location), e))
             return
+        if isinstance(e, Index):
+            found.extend((r, given) for r in expr.data_reads((e.affine,)))
         for child, facts in expr.guarded_children(e, given):
             go(child, facts)
 
@@ -63,6 +65,7 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
     """
     from tensordsl import any_size
 
+    conditions, ranges = without_data(conditions, ranges)
     if any_size.has_sizes(conditions, ranges):
         return any_size.satisfiable(conditions, ranges)
     if excluded(conditions, ranges):
@@ -139,7 +142,7 @@ def enumerate_points(conditions: Sequence[Affine], sides: dict[str, tuple[int, i
                 inner = value(atom.argument)
                 total = total + coefficient * (inner // atom.by if atom.kind == "div" else inner % atom.by)
             else:
-                total = total + coefficient * axes[atom]
+                total = total + coefficient * axes[str(atom)]
         return total
 
     holds: Array = np.full((1,) * len(sides), True)
@@ -179,5 +182,7 @@ def check(tensor: Tensor) -> None:
                         f"{index.evaluate(found.point)} is outside 0..{Affine.of(size).evaluate(found.point) - 1}",
                         location=read.location,
                         counterexample=str(found),
-                        hint="guard the read with td.select, or change the shape",
+                        hint="guard the read with td.select, clamp the index with td.clip, or change the shape"
+                        if any(True for _ in index.data())
+                        else "guard the read with td.select, or change the shape",
                     )

@@ -34,7 +34,7 @@ def extent(value: Extent) -> int:
     Raises ProgramError for unknown dimensions and for sizes that are negative, too large or no integers.
     """
     if isinstance(value, str):
-        size = evaluate(value)
+        size = bound(value)
     elif isinstance(value, Size):
         size = value
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -50,9 +50,9 @@ def extent(value: Extent) -> int:
     return size
 
 
-def evaluate(text: str) -> int:
-    """The value of an expression in the dimensions of the operator being bound."""
-    return _evaluate(parse(text), text, DIMENSIONS.get())
+def bound(value: str) -> int:
+    """One end of a range of values: any integer, in the dimensions of the operator being bound."""
+    return _evaluate(parse(value), value, DIMENSIONS.get())
 
 
 def _symbolic(size: Size) -> int:

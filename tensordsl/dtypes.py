@@ -34,6 +34,21 @@ class DType:
         return self.name
 
 
+@dataclass(frozen=True, slots=True)
+class TupleType(DType):
+    """The state of a reduction with several components, each in memory of its own.
+
+    bits: those of the widest component, which decide how many states a vector holds.
+    """
+
+    parts: tuple[DType, ...] = ()
+
+
+def tuple_type(parts: tuple[DType, ...]) -> TupleType:
+    """The type of a tuple of values."""
+    return TupleType(f"({', '.join(p.name for p in parts)})", "t", max(p.bits for p in parts), "", parts)
+
+
 bool_ = DType("bool", "b", 8, "unsigned char")
 int8 = DType("int8", "i", 8, "signed char")
 int16 = DType("int16", "i", 16, "short")

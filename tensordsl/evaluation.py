@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensordsl.affine import Affine, Interval, Quasi, interval
+from tensordsl.affine import Affine, Datum, Interval, Quasi, interval
 from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
 from tensordsl.causality import Group
+from tensordsl.combination import Monoid
 from tensordsl.contraction import contraction
+from tensordsl.dtypes import DType, TupleType
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.reduction import Accumulator
+from tensordsl.states import States
 from tensordsl.tensor import Definition, Tensor
 
 if TYPE_CHECKING:
@@ -46,10 +49,10 @@ class Value:
 
 
 class Frame:
-    """A box of index points: one dimension per axis."""
+    """A box of index points: one dimension per axis.  cells: the tensors that indices may read."""
 
-    def __init__(self, names: Sequence[str], box: Box) -> None:
-        self.names, self.box = tuple(names), box
+    def __init__(self, names: Sequence[str], box: Box, cells: Mapping[str, Value]) -> None:
+        self.names, self.box, self.cells = tuple(names), box, cells
         self.shape = tuple(hi - lo for lo, hi in box)
         self.ranges: dict[str, Interval] = {n: (lo, hi - 1) for n, (lo, hi) in zip(names, box)}
         self.memo: dict[tuple[int, int], Value] = {}
@@ -72,10 +75,32 @@ class Frame:
             if isinstance(atom, Quasi):
                 inner = self.affine(atom.argument)
                 part = inner // atom.by if atom.kind == "div" else inner % atom.by
+            elif isinstance(atom, Datum):
+                part = self.datum(atom)
             else:
                 part = self.axis(atom)
             total = total + coefficient * part
         return total
+
+    def datum(self, d: Datum) -> Array:
+        """The integers that an index reads.  Where it reads outside, nobody needs them (see bounds.py)."""
+        shape = d.source.shape
+        if not all(shape):
+            return np.zeros((1,) * len(self.box), np.int64)
+        at = tuple(np.clip(self.affine(i), 0, size - 1) for i, size in zip(d.index, shape))
+        cells = self.cells[d.source.name].value
+        return (cells[at] if at else cells.reshape((1,) * len(self.box))).astype(np.int64)
+
+    def doubtful(self, index: Sequence[Affine]) -> Array | None:
+        """Where a kernel may find another integer in an index, because a float decided it."""
+        found: Array | None = None
+        for d in (d for i in index for d in i.data()):
+            error = self.cells[d.source.name].error
+            if error is not None and error.any():
+                at = tuple(np.clip(self.affine(i), 0, size - 1) for i, size in zip(d.index, d.source.shape))
+                here = (error > 0)[at]
+                found = here if found is None else found | here
+        return found
 
     def view(self, index: tuple[Affine, ...], shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
         """How to see the elements at an index as a strided view, or None where that is impossible."""
@@ -87,7 +112,7 @@ class Frame:
                 return None
             first = a.const
             for atom, coefficient in a.terms:
-                if isinstance(atom, Quasi):
+                if not isinstance(atom, str):
                     return None
                 first += coefficient * self.box[self.names.index(atom)][0]
                 steps.setdefault(atom, [0] * len(index))[d] = coefficient
@@ -111,12 +136,13 @@ class Frame:
 class Evaluator:
     """Runs a program.  rules: also bound the errors of float arithmetic (None: values only)."""
 
-    def __init__(self, program: Program, precision: Precision, rules: ErrorRules | None = None) -> None:
+    def __init__(self, program: Program | None, precision: Precision, rules: ErrorRules | None = None) -> None:
         self.program, self.precision, self.rules = program, precision, rules
         self.cells: dict[str, Value] = {}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Value]:
         """The value of every tensor.  inputs: arrays by name, already of the right shape."""
+        assert self.program is not None
         for t in self.program.inputs:
             array = np.ascontiguousarray(inputs[t.name], numpy_type(t.dtype, self.precision))
             error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_float else None
@@ -131,7 +157,7 @@ class Evaluator:
         for t in g.tensors:
             value = np.zeros(t.shape, numpy_type(t.dtype, self.precision))
             cyclic = self.rules is not None and g.order is not None
-            self.cells[t.name] = Value(value, np.zeros(t.shape) if cyclic else None)
+            self.cells[t.name] = Value(value, no_error(t.dtype, t.shape) if cyclic else None)
 
     def _run(self, part: Tensor | Group, at: Mapping[str, int]) -> None:
         """Compute a definition or a group.  at: the steps of the groups around it."""
@@ -159,19 +185,24 @@ class Evaluator:
             return
         names = [a.name for a in d.axes]
         for box in boxes(region):
-            value = self._evaluate(t, d.body, Frame(names, box))
+            value = self._evaluate(t, d.body, Frame(names, box, self.cells))
             self._store(t, box, value)
 
     def _reduce(self, t: Tensor, region: Box) -> None:
         d = definition(t)
         names = [a.name for a in (*d.axes, *d.reduce_axes)]
         domain = (*region, *((0, a.extent) for a in d.reduce_axes))
-        total = Accumulator(t, tuple(hi - lo for lo, hi in region), self.precision, self.rules)
+        shape = tuple(hi - lo for lo, hi in region)
+        total: Accumulator | States
+        if isinstance(d.reducer, Monoid):
+            total = States(d.reducer, shape, self.precision, self.rules)
+        else:
+            total = Accumulator(t, shape, self.precision, self.rules)
         plan = contraction(d, domain)
         for box in boxes(domain) if plan is None else plan.boxes():
-            frame = Frame(names, box)
+            frame = Frame(names, box, self.cells)
             part = tuple(slice(lo - start, hi - start) for (lo, hi), (start, _) in zip(box, region))
-            if plan is None:
+            if plan is None or isinstance(total, States):
                 total.add(part, frame.shape, self._evaluate(t, d.body, frame))
             else:
                 factors = [self._evaluate(t, f, frame) for f in plan.factors]
@@ -186,7 +217,7 @@ class Evaluator:
         if value.error is None and cells.error is None:
             return
         if cells.error is None:
-            cells = self.cells[t.name] = Value(cells.value, np.zeros(t.shape))
+            cells = self.cells[t.name] = Value(cells.value, no_error(t.dtype, t.shape))
         assert cells.error is not None
         cells.error[part] = 0.0 if value.error is None else value.error
 
@@ -222,6 +253,10 @@ class Evaluator:
         if e.name == "select":
             return self._select(e, frame, mask)
         args = [self.value(a, frame, mask) for a in e.args]
+        if isinstance(e.dtype, TupleType):
+            return packed(args, e.dtype)
+        if isinstance(e.args[0].dtype, TupleType):
+            return component(args[0], int(e.name[4:]))
         if e.name == "cast":
             value = convert(args[0].value, numpy_type(e.dtype, self.precision), mask)
         else:
@@ -245,7 +280,11 @@ class Evaluator:
             if not all(shape):
                 return Value(np.zeros((1,) * len(frame.shape), cells.value.dtype))
             index = [np.clip(at, 0, size - 1) for at, size in zip(index, shape)]
-        return cells.map(lambda array: array[tuple(index)])
+        found = cells.map(lambda array: array[tuple(index)])
+        doubtful = None if self.rules is None else frame.doubtful(r.index)
+        if doubtful is None:
+            return found
+        return Value(found.value, np.where(doubtful, np.inf, 0.0 if found.error is None else found.error))
 
     def _select(self, e: Op, frame: Frame, mask: Array | None) -> Value:
         condition = self.value(e.args[0], frame, mask)
@@ -261,8 +300,38 @@ class Evaluator:
         for arg, chosen in zip(e.args[1:], (holds, ~holds)):
             needed = chosen if doubtful is None else chosen | doubtful
             sides.append(self.value(arg, frame, needed if mask is None else needed & mask))
+        if isinstance(e.dtype, TupleType):
+            parts = [[component(s, n) for s in sides] for n in range(len(e.dtype.parts))]
+            return packed([self._chosen(holds, doubtful, p) for p in parts], e.dtype)
+        return self._chosen(holds, doubtful, sides)
+
+    def _chosen(self, holds: Array, doubtful: Array | None, sides: Sequence[Value]) -> Value:
         value = np.where(holds, sides[0].value, sides[1].value)
         return Value(value, None if self.rules is None else self.rules.select(holds, doubtful, sides))
+
+
+def packed(parts: Sequence[Value], t: TupleType) -> Value:
+    """Several values as one: an array with a field for each."""
+    shape = np.broadcast_shapes(*[p.value.shape for p in parts])
+    value = np.empty(shape, [(f"part{n}", p.value.dtype) for n, p in enumerate(parts)])
+    error = None if all(p.error is None for p in parts) else no_error(t, shape)
+    for n, p in enumerate(parts):
+        value[f"part{n}"] = p.value
+        if error is not None and p.error is not None:
+            error[f"part{n}"] = p.error
+    return Value(value, error)
+
+
+def component(v: Value, n: int) -> Value:
+    """One field of such a value."""
+    error = None if v.error is None else v.error[f"part{n}"]
+    return Value(v.value[f"part{n}"], error if error is not None and error.any() else None)
+
+
+def no_error(t: DType, shape: tuple[int, ...]) -> Array:
+    """Errors of zero."""
+    fields = [(f"part{n}", np.float64) for n in range(len(t.parts))] if isinstance(t, TupleType) else np.float64
+    return np.zeros(shape, fields)
 
 
 def definition(t: Tensor) -> Definition:

@@ -20,6 +20,7 @@ from tensordsl.sizes import Size
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from tensordsl.combination import Monoid
     from tensordsl.tensor import Tensor
 
     class Source(Protocol):
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
         def shape(self) -> tuple[int, ...]: ...
         @property
         def dtype(self) -> DType: ...
-        @property
-        def pitch(self) -> int: ...
 
 
 Number = Union[int, float, bool]
@@ -138,6 +137,8 @@ class Expr:
         )
 
     def __str__(self) -> str:
+        from tensordsl.expression_text import text
+
         return text(self)
 
 
@@ -184,6 +185,11 @@ class Reducer:
     name: str
     combine: str
 
+    @property
+    def key(self) -> str:
+        """A text equal for reducers of equal structure."""
+        return self.name
+
     def identity(self, t: DType) -> Const:
         if self.name == "sum":
             return Const(0.0 if t.is_float else 0, t)
@@ -214,7 +220,7 @@ class Axis:
 class Reduce(Expr):
     """``body`` combined over every point of ``axes``.  Only inside `compute`, which hoists it."""
 
-    reducer: Reducer
+    reducer: Reducer | Monoid
     axes: tuple[Axis, ...]
     body: Expr
     location: Location | None = None
@@ -380,7 +386,25 @@ def walk(e: Expr) -> Iterator[Expr]:
 
 
 def reads(e: Expr) -> list[Read]:
-    return [x for x in walk(e) if isinstance(x, Read)]
+    """Every read in an expression; what an index reads counts as well, before the read it is for."""
+    found: list[Read] = []
+    for x in walk(e):
+        if isinstance(x, Read):
+            found += data_reads(x.index, x.location)
+            found.append(x)
+        elif isinstance(x, Index):
+            found += data_reads((x.affine,))
+    return found
+
+
+def data_reads(indices: Iterable[Affine], location: Location | None = None) -> list[Read]:
+    """The reads that some index expressions contain."""
+    found: list[Read] = []
+    for i in indices:
+        for d in i.data():
+            inner = getattr(d.source, "value", None)  # an expression that is no tensor yet
+            found += reads(inner) if inner is not None else [Read(d.source, d.index, location)]
+    return found
 
 
 def free_names(e: Expr) -> frozenset[str]:
@@ -444,14 +468,24 @@ def substitute(e: Expr, env: Mapping[str, Affine], memo: dict[int, Expr] | None 
     return transform(e, f, memo) if env else e
 
 
-def conditions(e: Expr) -> tuple[Affine, ...] | None:
-    """A condition as a conjunction of ``affine >= 0``, or None where it is not one."""
+def facts(e: Expr) -> tuple[Affine, ...] | None:
+    """As `conditions`, also of integers that are read from memory."""
+    from tensordsl.data_index import affine_value
+
+    return conditions(e, affine_value)
+
+
+def conditions(e: Expr, read: Callable[[Expr], Affine | None] | None = None) -> tuple[Affine, ...] | None:
+    """A condition as a conjunction of ``affine >= 0``, or None where it is not one.
+
+    read: what makes an index expression of a side that is not one.
+    """
     if isinstance(e, Const):
         return () if e.value else (Affine((), -1),)
     if not isinstance(e, Op):
         return None
     if e.name == "and":
-        left, right = conditions(e.args[0]), conditions(e.args[1])
+        left, right = conditions(e.args[0], read), conditions(e.args[1], read)
         return None if left is None or right is None else left + right
     if e.name not in COMPARISONS or e.name == "ne":
         return None
@@ -462,7 +496,10 @@ def conditions(e: Expr) -> tuple[Affine, ...] | None:
         elif isinstance(arg, Const) and arg.dtype.kind in "iu":
             sides.append(Affine((), int(arg.value)))
         else:
-            return None
+            found = None if read is None or arg.dtype.kind not in "iu" else read(arg)
+            if found is None or not any(True for _ in found.data()):
+                return None
+            sides.append(found)
     a, b = sides
     return {
         "ge": (a - b,),
@@ -487,7 +524,7 @@ def guarded_children(e: Expr, given: tuple[Affine, ...]) -> list[tuple[Expr, tup
     affine conditions, those (each ``>= 0``)."""
     if not (isinstance(e, Op) and e.name == "select"):
         return [(c, given) for c in children(e)]
-    known = conditions(e.args[0])
+    known = facts(e.args[0])
     holds = given + (known or ())
     # the negation of a single condition is affine as well
     fails = given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ())
@@ -504,74 +541,46 @@ def where(e: Reduce, holds: Expr) -> Reduce:
     return replace(e, body=select(holds, e.body, e.reducer.identity(e.dtype)))
 
 
-def terms_where(body: Expr, reducer: Reducer) -> tuple[Affine, ...]:
+def terms_where(body: Expr, reducer: Reducer | Monoid) -> tuple[Affine, ...]:
     """The affine conditions (``>= 0``) outside which the terms of a reduction are its identity."""
+    return conditional_term(body, reducer)[0]
+
+
+def conditional_term(body: Expr, reducer: Reducer | Monoid) -> tuple[tuple[Affine, ...], Expr]:
+    """The conditions of `terms_where`, and the term where they hold."""
     found: tuple[Affine, ...] = ()
     while isinstance(body, Op) and body.name == "select":
-        known, other = conditions(body.args[0]), body.args[2]
-        neutral = isinstance(other, Const) and other.value == reducer.identity(body.dtype).value
-        if known is None or not neutral:
+        known, other = facts(body.args[0]), body.args[2]
+        if known is None or not is_identity(other, reducer):
             break
         found, body = found + known, body.args[1]
-    return found
+    return found, body
+
+
+def is_identity(e: Expr, reducer: Reducer | Monoid) -> bool:
+    """Is a term the identity of its reducer, as it is written?"""
+    unit = reducer.identity(e.dtype)
+    if isinstance(unit, Const):
+        return isinstance(e, Const) and e.value == unit.value
+    return structure(e) == structure(unit)
 
 
 def structure(e: Expr) -> Hashable:
     """A key equal for expressions of equal structure (sources by name)."""
+    from tensordsl.accesses import names_only
+
     memo: dict[int, Hashable] = {}
     for x in walk(e):
         key: Any
         if isinstance(x, Const):
             key = ("const", repr(x.value), x.dtype.name)
         elif isinstance(x, Index):
-            key = ("index", x.affine)
+            key = ("index", names_only((x.affine,)))
         elif isinstance(x, Read):
-            key = ("read", x.source.name, x.index)
+            key = ("read", x.source.name, names_only(x.index))
         elif isinstance(x, Op):
             key = (x.name, x.dtype.name, *(memo[id(a)] for a in x.args))
         elif isinstance(x, Reduce):
-            key = (x.reducer.name, x.axes, memo[id(x.body)])
+            key = (x.reducer.key, x.axes, memo[id(x.body)])
         memo[id(x)] = key
     return memo[id(e)]
-
-
-_SYMBOL = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "pow": "**",
-    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|",
-}  # fmt: skip
-_LEVEL = {"or": 1, "and": 2, "add": 4, "sub": 4, "mul": 5, "div": 5, "floordiv": 5, "mod": 5, "pow": 7}
-
-
-def number_text(value: Number) -> str:
-    """The shortest text that means this number."""
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or value != value or float(short) == value else repr(value)
-
-
-def text(e: Expr) -> str:
-    """Readable infix text, as a user would write it."""
-
-    def go(x: Expr, outer: int) -> str:
-        if isinstance(x, Const):
-            return number_text(x.value)
-        if isinstance(x, Index):
-            plain = len(x.affine.terms) + (x.affine.const != 0) <= 1
-            return str(x.affine) if plain or outer <= 4 else f"({x.affine})"
-        if isinstance(x, Read):
-            return f"{x.source.name}[{', '.join(map(str, x.index))}]" if x.index else x.source.name
-        if isinstance(x, Reduce):
-            axes = ", ".join(a.name for a in x.axes)
-            return f"{x.reducer.name}({go(x.body, 0)}, axis={axes})"
-        assert isinstance(x, Op)
-        if x.name in _SYMBOL:
-            level = _LEVEL.get(x.name, 3)
-            body = f"{go(x.args[0], level)} {_SYMBOL[x.name]} {go(x.args[1], level + 1)}"
-            return f"({body})" if level < outer else body
-        if x.name == "neg":
-            return f"-{go(x.args[0], 6)}"
-        if x.name == "not":
-            return f"~{go(x.args[0], 6)}"
-        args = ", ".join(go(a, 0) for a in x.args)
-        return f"cast({args}, {x.dtype})" if x.name == "cast" else f"{x.name}({args})"
-
-    return go(e, 0)

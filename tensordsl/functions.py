@@ -104,6 +104,11 @@ equal = _binary("equal", "eq", "x == y as a condition (== itself compares tensor
 not_equal = _binary("not_equal", "ne", "x != y as a condition.")
 
 
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """The nearest number in ``low..high`` (both included): ``minimum(maximum(x, low), high)``."""
+    return minimum(maximum(x, low), high)
+
+
 # ---------------------------------------------------------------- choices and types
 
 
@@ -226,8 +231,3 @@ def min(x: Scalar, y: Scalar, /, *more: Scalar) -> Expr: ...
 def min(*values: Any, axis: Any = None, keepdims: bool = False, where: Any = None) -> Any:
     """The smallest value over axes, or of several values (nan where one is nan).  where: as in `sum`."""
     return _extreme("min", values, axis, keepdims, where)
-
-
-def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The mean over dimensions of a tensor; of integers, in float32."""
-    return array.mean(x, axis, keepdims)

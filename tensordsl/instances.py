@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine, Dim
 from tensordsl.errors import ProgramError, closest
-from tensordsl.expr import Axis, Const, Expr, Index, Op, Read
+from tensordsl.expr import Axis, Const, Expr, Index, Op
 from tensordsl.sizes import Size, in_dimensions, variables_of
 from tensordsl.tensor import Tensor
 
@@ -151,9 +151,6 @@ def at(program: Program, sizes: Mapping[str, int]) -> Program:
     def number(e: int) -> int:
         return e.at(sizes) if isinstance(e, Size) else e
 
-    def link(e: Expr) -> Expr | None:
-        return replace(e, source=get(e.source)) if isinstance(e, Read) else folded(e)  # type: ignore[arg-type]
-
     def axes(old: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple(Axis(a.name, number(a.extent)) for a in old)
 
@@ -162,7 +159,7 @@ def at(program: Program, sizes: Mapping[str, int]) -> Program:
             fresh[t.name] = copy = replace(t, definition=None, shape=tuple(map(number, t.shape)), pitch=number(t.pitch))
             d = t.definition
             if d is not None:
-                body = expr.transform(expr.substitute(d.body, env), link)
+                body = accesses.map_sources(expr.transform(expr.substitute(d.body, env), folded), get)
                 new = replace(d, axes=axes(d.axes), reduce_axes=axes(d.reduce_axes), body=body)
                 copy.definition = new
         return fresh[t.name]

@@ -13,6 +13,7 @@ from tensordsl.evaluation import Evaluator
 from tensordsl.instances import sizes_of
 from tensordsl.program import Program
 from tensordsl.sampling import random_inputs, small_integer_inputs
+from tensordsl.tensor import Tensor
 from tensordsl.tolerance import SAFETY, ErrorRules
 
 __all__ = ["error_bound", "interpret", "random_inputs", "small_integer_inputs"]
@@ -76,5 +77,19 @@ def checked(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
             raise ProgramError(f"{program.name}: input {t} got an array of shape {list(array.shape)}")
         if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not t.dtype.is_float):
             raise ProgramError(f"{program.name}: input {t} got an array of {array.dtype}")
+        check_values(program.name, t, array)
         arrays[t.name] = array
     return arrays
+
+
+def check_values(name: str, t: Tensor, array: Array) -> None:
+    """Raises ProgramError where the elements of an input do not lie where the program ``name`` says."""
+    if not t.stated or t.values is None:
+        return
+    outside = np.argwhere((array < t.values[0]) | (array > t.values[1]))
+    if len(outside):
+        at = tuple(int(i) for i in outside[0])
+        raise ProgramError(
+            f"{name}: input {t} holds a value outside its range",
+            counterexample=f"{t.name}[{', '.join(map(str, at))}] = {array[at]}",
+        )

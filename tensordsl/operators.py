@@ -25,7 +25,7 @@ from tensordsl.errors import (
 )
 from tensordsl.expr import Expr
 from tensordsl.program import Program
-from tensordsl.sizes import assuming
+from tensordsl.sizes import Size, assuming
 from tensordsl.tensor import Tensor, placeholder
 
 _FORM = 'as in "x: float32[M, K], alpha: float32"'
@@ -34,20 +34,34 @@ _FORM = 'as in "x: float32[M, K], alpha: float32"'
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """An input of an operator: shape holds sizes as written, such as "M" or "H + 2"; pitch, the elements
-    between its rows, behind the last one as in "K:ld" ("": rows follow each other)."""
+    between its rows, behind the last one as in "K:ld" ("": rows follow each other).
+
+    values: the ends of the range of its elements as written, one (from 0) or two; () where none is stated.
+    """
 
     name: str
     dtype: DType
     shape: tuple[str, ...]
+    values: tuple[str, ...] = ()
     pitch: str = ""
 
     @property
     def sizes(self) -> tuple[str, ...]:
         return (*self.shape, self.pitch) if self.pitch else self.shape
 
+    def tensor(self) -> Tensor:
+        """The input with the sizes of the operator being bound."""
+        ends = [dimensions.bound(v) for v in self.values]
+        if any(isinstance(n, Size) for n in ends):
+            raise ProgramError(f"the range of {self.name} has an end that is known only at the call",
+                               hint=f"bind {', '.join(self.values)} to numbers: op.symbolic(...)")  # fmt: skip
+        values = range(*ends) if ends else None
+        return placeholder(self.shape, self.dtype, self.name, values=values, pitch=self.pitch or None)
+
     def __str__(self) -> str:
         pitch = f":{self.pitch}" if self.pitch else ""
-        return f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}{pitch}]" if self.shape else "")
+        text = f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}{pitch}]" if self.shape else "")
+        return text + (f" in range({', '.join(self.values)})" if self.values else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +83,8 @@ class Operator:
     @property
     def dims(self) -> tuple[str, ...]:
         """The dimensions in order of first appearance: the order of the C interface."""
-        found = [n for p in self.parameters for s in p.sizes for n in dimensions.names(dimensions.parse(s))]
+        sizes = [s for p in self.parameters for s in (*p.sizes, *p.values)]
+        found = [n for s in sizes for n in dimensions.names(dimensions.parse(s))]
         return tuple(dict.fromkeys(found))
 
     def bind(self, **sizes: int) -> Program:
@@ -114,7 +129,7 @@ class Operator:
         token = DIMENSIONS.set(bound)
         try:
             with assuming(relations):
-                inputs = [placeholder(p.shape, p.dtype, p.name, pitch=p.pitch or None) for p in self.parameters]
+                inputs = [p.tensor() for p in self.parameters]
                 outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
@@ -181,8 +196,9 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
     """Makes an operator of a function of tensors.
 
     signature: a type for each parameter, ``"x: float32[M, K], alpha: float32"``; a type without a
-        shape is a run-time scalar; sizes may be expressions such as ``H + 2``.  After them, behind
-        semicolons, what may be assumed of sizes: ``"x: float32[N, K]; N >= 1; K % 8 == 0; N <= K"``.
+        shape is a run-time scalar; sizes may be expressions such as ``H + 2``; what integers lie in is
+        stated by ``token: int32[N] in range(V)``.  After them, behind semicolons, what may be assumed of
+        sizes: ``"x: float32[N, K]; N >= 1; K % 8 == 0; N <= K"``.
     inplace: output name -> input name whose memory it takes over.
     Raises ProgramError where the signature is malformed or does not fit the function.
     """
@@ -208,17 +224,20 @@ def _parameters(signature: str) -> list[Parameter]:
     result: list[Parameter] = []
     for part in _split(signature):
         name, colon, kind = (s.strip() for s in part.partition(":"))
+        kind, stated, values = (s.strip() for s in kind.partition(" in range("))
         dtype, bracket, rest = kind.partition("[")
-        if not colon or not name.isidentifier() or (bracket and not rest.endswith("]")):
+        ends = tuple(s.strip() for s in _split(values[:-1])) if stated else ()
+        malformed = (bracket and not rest.endswith("]")) or (stated and (values[-1:] != ")" or not 0 < len(ends) < 3))
+        if not colon or not name.isidentifier() or malformed:
             raise ProgramError(f"{part.strip()!r} is not a parameter of an operator", hint=_FORM)
         if name in [p.name for p in result]:
             raise ProgramError(f"two parameters are named {name!r}")
         shape = tuple(s.strip() for s in _split(rest[:-1])) if rest[:-1].strip() else ()
         last, colon, pitch = shape[-1].partition(":") if shape else ("", "", "")
         shape = (*shape[:-1], last.strip()) if shape else ()
-        for size in (*shape, *([pitch] if colon else ())):
+        for size in (*shape, *([pitch] if colon else ()), *ends):
             dimensions.parse(size)
-        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape, pitch.strip()))
+        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape, ends, pitch.strip()))
     return result
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tensordsl import causality, expr, hazards
+from tensordsl import accesses, causality, expr, hazards
 from tensordsl.affine import Affine, Dim
 from tensordsl.causality import Group
 from tensordsl.dimensions import MOST, extent
@@ -94,16 +94,13 @@ class Program:
         pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}
         fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
 
-        def link(e: Expr) -> Expr | None:
-            return replace(e, source=get(e.source.name)) if isinstance(e, Read) else None
-
         def get(name: str) -> Tensor:
             if name not in fresh:
                 t = pool[name]
                 d = new.get(name, t.definition)
                 fresh[name] = copy = replace(t, definition=None)
                 if d is not None:
-                    copy.definition = replace(d, body=expr.transform(d.body, link))
+                    copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
         return Program(
@@ -198,12 +195,9 @@ def _normalise(
         if id(t) not in copies:
             copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
 
-    def link(e: Expr) -> Expr | None:
-        return replace(e, source=copies[id(e.source)]) if isinstance(e, Read) else None
-
     for t in order:
         d = _definition(t)
-        copies[id(t)].definition = replace(d, body=expr.transform(d.body, link))
+        copies[id(t)].definition = replace(d, body=accesses.map_sources(d.body, lambda source: copies[id(source)]))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
 

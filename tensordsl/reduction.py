@@ -9,6 +9,7 @@ import numpy as np
 
 from tensordsl.arithmetic import UFUNCS, Array, Precision, numpy_type
 from tensordsl.contraction import contract
+from tensordsl.expr import Reducer
 from tensordsl.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Accumulator:
 
     def __init__(self, t: Tensor, shape: tuple[int, ...], precision: Precision, rules: ErrorRules | None) -> None:
         d = t.definition
-        assert d is not None and d.reducer is not None
+        assert d is not None and isinstance(d.reducer, Reducer)
         self.reducer, self.rules, self.dtype = d.reducer.name, rules, t.dtype
         self.ufunc = UFUNCS[self.reducer]
         self.value: Array = np.full(shape, d.reducer.identity(t.dtype).value, numpy_type(t.dtype, precision))

@@ -16,7 +16,8 @@ _ROOTS = frozenset({"sqrt", "rsqrt", "log", "log2", "pow"})
 
 
 def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array]:
-    """Arrays of the declared types: floats of a standard normal distribution, integers up to 100.
+    """Arrays of the declared types: floats of a standard normal distribution, integers up to 100 or in
+    the range that is stated for them.
 
     Floats are drawn from 0.5 to 1.5 where a root, a logarithm or a power may need it; integers are
     positive where the program divides by one.
@@ -26,6 +27,8 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
     divided = any(_divides_by_data(t) for t in program.tensors)
 
     def draw(t: Tensor) -> Array:
+        if t.stated and t.values is not None:
+            return np.asarray(rng.integers(t.values[0], t.values[1] + 1, t.shape)).astype(t.dtype.name)
         if t.dtype.is_float:
             values = rng.uniform(0.5, 1.5, t.shape) if positive else rng.standard_normal(t.shape)
             return np.asarray(values).astype(t.dtype.name)
@@ -52,6 +55,8 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
     def draw(t: Tensor) -> Array:
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
+        if t.stated and t.values is not None:
+            return np.asarray(rng.integers(t.values[0], t.values[1] + 1, t.shape)).astype(t.dtype.name)
         low = 1 if positive or divided else 0 if t.dtype.kind == "u" else -size
         return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.name)
 
@@ -66,7 +71,9 @@ def _require_sizes(program: Program) -> None:
 
 def _largest(program: Program, size: int) -> float:
     """A bound on every sum and product when inputs have at most this size."""
-    bound: dict[str, float] = {t.name: float(size) for t in program.inputs}
+    bound: dict[str, float] = {
+        t.name: float(max(map(abs, t.values)) if t.stated and t.values is not None else size) for t in program.inputs
+    }
     for t in program.tensors:
         d = t.definition
         assert d is not None
@@ -92,7 +99,7 @@ def _largest(program: Program, size: int) -> float:
                     top[id(e)] = max(args)
         body = top[id(d.body)]
         bound[t.name] = body * terms if d.reducer is not None and d.reducer.name == "sum" else body
-    return max(bound.values(), default=0.0)
+    return max([float(size), *(bound[t.name] for t in program.tensors)])
 
 
 def _divides_by_data(t: Tensor) -> bool:

@@ -210,18 +210,15 @@ def dims_of(values: Iterable[int]) -> list[Dim]:
     found: dict[str, Dim] = {}
     for v in values:
         for atom, _ in Affine.of(v).terms:
-            for n in [atom] if isinstance(atom, str) else sorted(atom.argument.names() | _by(atom)):
+            for n in [atom] if isinstance(atom, str) else sorted(atom.names()):
                 if isinstance(n, Dim):
                     found.setdefault(n, n)
     return list(found.values())
 
 
-def _by(atom: Quasi) -> frozenset[str]:
-    return Affine.of(atom.by).names()
-
-
 def is_linear(a: Affine) -> bool:
-    return all(isinstance(x, str) or (x.kind != "mul" and is_linear(x.argument)) for x, _ in a.terms)
+    quasis = [x for x, _ in a.terms if isinstance(x, Quasi)]
+    return all(x.kind != "mul" and is_linear(x.argument) for x in quasis)
 
 
 def in_dimensions(a: Affine, fractions: bool = False) -> Affine:
@@ -322,6 +319,11 @@ def in_words(point: Mapping[str, int]) -> str:
 def likely(value: int) -> int:
     """A number in the place of a size, to choose tiles for."""
     return value.affine.evaluate({d: d.likely for d in dims_of([value])}) if isinstance(value, Size) else value
+
+
+def greatest(value: int) -> int | None:
+    """An upper bound of a size, None where it has none."""
+    return interval(Affine.of(value), {})[1]
 
 
 def at_most(value: int, limit: int) -> bool:

@@ -8,28 +8,43 @@ inside a larger expression becomes a tensor of its own, so a definition is alway
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union, overload
 
 from tensordsl import dtypes, expr
-from tensordsl.affine import Affine, Dim
+from tensordsl.affine import Affine, Datum, Dim
+from tensordsl.combination import Monoid
+from tensordsl.data_index import Pending, subscript
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, row_pitch, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
-from tensordsl.sizes import clash
+from tensordsl.ranges import Range, known_range, type_range, value_range
+from tensordsl.sizes import at_most, clash, greatest
+from tensordsl.summarised import Axes, Summarised
+from tensordsl.tensor_operators import TensorOperators
 
 __all__ = [
-    "DIMENSIONS", "Definition", "Extent", "ReduceAxis", "Tensor", "check_definition", "compute", "define", "extent",
-    "placeholder", "recurrence", "recurrences", "reduce_axis",
+    "DIMENSIONS",
+    "Axes",
+    "Definition",
+    "Extent",
+    "ReduceAxis",
+    "Tensor",
+    "check_definition",
+    "compute",
+    "define",
+    "extent",
+    "placeholder",
+    "recurrence",
+    "recurrences",
+    "reduce_axis",
 ]  # fmt: skip
 
 
 #: Nested operations of one definition: what reads expressions recurses, and Python stops at 1000 calls.
 MAX_DEPTH = 200
-#: Dimensions of a tensor to reduce over: None (all), one, or several.
-Axes = Union[int, Sequence[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class Definition:
 
     axes: tuple[Axis, ...]
     body: Expr
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
 
@@ -89,7 +104,7 @@ class Definition:
 
 
 @dataclass(eq=False, slots=True)
-class Tensor:
+class Tensor(TensorOperators, Summarised):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -102,6 +117,8 @@ class Tensor:
     definition: Definition | None = None
     named: bool = True  # False: the name was made up and may be changed freely
     location: Location | None = field(default=None, repr=False)
+    values: Range | None = None  # what the elements are known to lie in, both ends included
+    stated: bool = False  # the caller promises these values: a kernel checks them when it is called
     pitch: int = 0  # of an input: elements between rows in memory (0: rows follow each other)
 
     __array_ufunc__ = None  # numpy arrays give way to our operators
@@ -132,125 +149,6 @@ class Tensor:
         from tensordsl import array
 
         return array.getitem(self, index)
-
-    # numpy's operators build new tensors; the one home of their meaning is array.py
-
-    def _binary(self, name: str, left: Any, right: Any) -> Any:
-        from tensordsl import array
-
-        return array.binary(name, left, right)
-
-    @overload
-    def __add__(self, o: Expr) -> Expr: ...
-    @overload
-    def __add__(self, o: Tensor | float) -> Tensor: ...
-    def __add__(self, o: Any) -> Any:
-        return self._binary("add", self, o)
-
-    def __radd__(self, o: float) -> Tensor:
-        return self._binary("add", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __sub__(self, o: Expr) -> Expr: ...
-    @overload
-    def __sub__(self, o: Tensor | float) -> Tensor: ...
-    def __sub__(self, o: Any) -> Any:
-        return self._binary("sub", self, o)
-
-    def __rsub__(self, o: float) -> Tensor:
-        return self._binary("sub", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __mul__(self, o: Expr) -> Expr: ...
-    @overload
-    def __mul__(self, o: Tensor | float) -> Tensor: ...
-    def __mul__(self, o: Any) -> Any:
-        return self._binary("mul", self, o)
-
-    def __rmul__(self, o: float) -> Tensor:
-        return self._binary("mul", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __truediv__(self, o: Expr) -> Expr: ...
-    @overload
-    def __truediv__(self, o: Tensor | float) -> Tensor: ...
-    def __truediv__(self, o: Any) -> Any:
-        return self._binary("div", self, o)
-
-    def __rtruediv__(self, o: float) -> Tensor:
-        return self._binary("div", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __floordiv__(self, o: Expr) -> Expr: ...
-    @overload
-    def __floordiv__(self, o: Tensor | float) -> Tensor: ...
-    def __floordiv__(self, o: Any) -> Any:
-        return self._binary("floordiv", self, o)
-
-    def __rfloordiv__(self, o: float) -> Tensor:
-        return self._binary("floordiv", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __mod__(self, o: Expr) -> Expr: ...
-    @overload
-    def __mod__(self, o: Tensor | float) -> Tensor: ...
-    def __mod__(self, o: Any) -> Any:
-        return self._binary("mod", self, o)
-
-    def __rmod__(self, o: float) -> Tensor:
-        return self._binary("mod", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __pow__(self, o: Expr) -> Expr: ...
-    @overload
-    def __pow__(self, o: Tensor | float) -> Tensor: ...
-    def __pow__(self, o: Any) -> Any:
-        return self._binary("pow", self, o)
-
-    def __rpow__(self, o: float) -> Tensor:
-        return self._binary("pow", o, self)  # type: ignore[no-any-return]
-
-    @overload
-    def __lt__(self, o: Expr) -> Expr: ...
-    @overload
-    def __lt__(self, o: Tensor | float) -> Tensor: ...
-    def __lt__(self, o: Any) -> Any:
-        return self._binary("lt", self, o)
-
-    @overload
-    def __le__(self, o: Expr) -> Expr: ...
-    @overload
-    def __le__(self, o: Tensor | float) -> Tensor: ...
-    def __le__(self, o: Any) -> Any:
-        return self._binary("le", self, o)
-
-    @overload
-    def __gt__(self, o: Expr) -> Expr: ...
-    @overload
-    def __gt__(self, o: Tensor | float) -> Tensor: ...
-    def __gt__(self, o: Any) -> Any:
-        return self._binary("gt", self, o)
-
-    @overload
-    def __ge__(self, o: Expr) -> Expr: ...
-    @overload
-    def __ge__(self, o: Tensor | float) -> Tensor: ...
-    def __ge__(self, o: Any) -> Any:
-        return self._binary("ge", self, o)
-
-    @overload
-    def __and__(self, o: Expr) -> Expr: ...
-    @overload
-    def __and__(self, o: Tensor | float) -> Tensor: ...
-    def __and__(self, o: Any) -> Any:
-        return self._binary("and", self, o)
-
-    @overload
-    def __or__(self, o: Expr) -> Expr: ...
-    @overload
-    def __or__(self, o: Tensor | float) -> Tensor: ...
-    def __or__(self, o: Any) -> Any:
-        return self._binary("or", self, o)
 
     def __matmul__(self, o: Tensor) -> Tensor:
         from tensordsl import array
@@ -297,31 +195,10 @@ class Tensor:
 
         return array.astype(self, dtype)
 
-    def _reduce(self, name: str, axis: Axes, keepdims: bool) -> Tensor:
-        from tensordsl import array
-
-        return array.reduce(name, self, axis, keepdims)
-
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("sum", axis, keepdims)
-
-    def prod(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("prod", axis, keepdims)
-
-    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("max", axis, keepdims)
-
-    def min(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        return self._reduce("min", axis, keepdims)
-
-    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        from tensordsl import array
-
-        return array.mean(self, axis, keepdims)
-
     def __str__(self) -> str:
+        stated = f" in {self.values[0]}..{self.values[1]}" if self.stated and self.values is not None else ""
         pitch = f":{self.pitch}" if self.pitch != 0 else ""
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}{pitch}]"
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}{pitch}]{stated}"
 
 
 def _is_integer(value: object) -> bool:
@@ -330,12 +207,7 @@ def _is_integer(value: object) -> bool:
 
 def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
     if isinstance(value, Expr):
-        if isinstance(value, Index):
-            return value.affine
-        raise ProgramError(
-            f"index {value} of {tensor.name} (dimension {d}) is not affine in the axes",
-            hint="indices are sums of axes times integers, with // and % by positive integers",
-        )
+        return subscript(value, f"{tensor.name} (dimension {d})", user_location())
     number = value.__index__()
     return Affine.of(number + tensor.shape[d] if number < 0 else number)
 
@@ -348,16 +220,36 @@ def placeholder(
     dtype: DTypeLike = "float32",
     name: str | None = None,
     *,
+    values: range | None = None,
     pitch: Extent | None = None,
 ) -> Tensor:
     """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar.
 
+    values: what the elements of an integer tensor lie in, ``range(n)`` or ``range(first, end)``.  They may
+        then be used as indices.  Whoever calls the kernel promises it; a call that breaks the promise is
+        refused before anything is computed.
     pitch: elements between the starts of neighbouring rows in memory, at least as many as a row has
-    (None: rows follow each other).
+        (None: rows follow each other).
     """
+    t = dtypes.dtype(dtype)
+    label = name or "x"
     extents = sizes(shape)
-    apart = row_pitch(pitch, extents)
-    return Tensor(name or "x", extents, dtypes.dtype(dtype), None, name is not None, user_location(), apart)
+    tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
+    tensor.pitch = row_pitch(pitch, extents)
+    if values is not None:
+        _check_values(values, t, label)
+        tensor.values, tensor.stated = (values.start, values.stop - 1), True
+    return tensor
+
+
+def _check_values(values: range, t: DType, name: str) -> None:
+    if not isinstance(values, range) or values.step != 1 or not len(values):
+        raise ProgramError(f"{name}: values={values!r} is not a range of integers", hint="values=range(n)")
+    low, high = type_range(t) if t.kind in "iu" else (1, 0)
+    if values.start < low or values.stop - 1 > high:
+        raise ProgramError(
+            f"{name}: {t} does not hold values={values!r}", hint="values are stated for integer types that hold them"
+        )
 
 
 class ReduceAxis(Index):
@@ -377,20 +269,39 @@ def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     return ReduceAxis(Axis(name or default, extent(size)))
 
 
+@overload
 def compute(
     shape: Extent | Sequence[Extent],
     fn: Callable[..., ExprLike],
     name: str | None = None,
     *,
     order: OrderLike | None = None,
-) -> Tensor:
-    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``.
+) -> Tensor: ...
+@overload
+def compute(
+    shape: Extent | Sequence[Extent], fn: Callable[..., tuple[ExprLike, ...]], name: Sequence[str] | None = None
+) -> tuple[Tensor, ...]: ...
+def compute(
+    shape: Extent | Sequence[Extent],
+    fn: Callable[..., ExprLike | tuple[ExprLike, ...]],
+    name: str | Sequence[str] | None = None,
+    *,
+    order: OrderLike | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """The tensor whose element at ``(i, j, ...)`` is ``fn(i, j, ...)``; where that is a tuple, a tensor for each.
 
     shape: integers or names of bound dimensions.  The loops are named after the parameters of fn.
+    name: of the tensor, or one for each; several tensors share the reductions in them.
     """
     axes = _axes(fn, sizes(shape), 0)
-    body = expr.expression(fn(*[Index(Affine.of(a.name)) for a in axes]))
-    return define(axes, body, name, order=order)
+    found = fn(*[Index(Affine.of(a.name)) for a in axes])
+    if isinstance(found, tuple):
+        from tensordsl import together
+
+        return together.computed(axes, found, name, order)
+    if name is not None and not isinstance(name, str):
+        raise ProgramError(f"compute: one expression has one name, got {name!r}")
+    return define(axes, expr.expression(found), name, order=order)
 
 
 def define(
@@ -477,7 +388,7 @@ def _define(
 
     members: the tensors of a recurrence in the making; hoisted ones that read them are added.
     """
-    reducer: Reducer | None = None
+    reducer: Reducer | Monoid | None = None
     reduced: tuple[Axis, ...] = ()
     if isinstance(body, Reduce):
         for a in body.axes:
@@ -488,12 +399,26 @@ def _define(
                     hint="name it otherwise: td.reduce_axis(size, name=...)",
                 )
         reducer, reduced, body = body.reducer, body.axes, body.body
-    body = _hoist(body, axes + reduced, tensor.name, order, members)
+    body = hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
+    if tensor.dtype.kind in "iu" and tensor.values is None:
+        tensor.values = _values(tensor.definition, tensor.dtype)
     check_definition(tensor)
 
 
-def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
+def _values(d: Definition, t: DType) -> Range | None:
+    """What the elements of an integer definition lie in, where that is known."""
+    if d.reducer is not None and d.reducer.name not in ("max", "min"):
+        return known_range(t)
+    found = value_range(d.body, {a.name: (0, greatest(a.extent - 1)) for a in (*d.axes, *d.reduce_axes)})
+    if found is None or d.reducer is None:
+        return found
+    if all(at_most(1, a.extent) for a in d.reduce_axes):
+        return found  # the identity is never left
+    return known_range(t)
+
+
+def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
     A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:
@@ -507,7 +432,40 @@ def _hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal,
             memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else rebuilt(e)
         return memo[id(e)]
 
+    placed: dict[Hashable, Affine] = {}
+
+    def datum(d: Datum) -> Affine:
+        """An index that is an expression becomes a tensor; one read of it stands for all uses."""
+        if not isinstance(d.source, Pending):
+            return Affine(((d, 1),))
+        e = go(d.source.at(d))
+        key = expr.structure(e), tuple(id(r.source) for r in expr.reads(e))
+        if key not in placed:
+            used = expr.free_names(e) | {n for r in expr.reads(e) for i in r.index for n in i.names()}
+            cyclic = any(r.source is m for r in expr.reads(e) for m in members)
+            used |= {o.axis for o in order} if cyclic else set()
+            kept = tuple(a for a in scope if a.name in used)
+            inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_index")
+            inner.location = d.source.location
+            if cyclic:
+                members.append(inner)
+            _define(inner, kept, e, order if cyclic else (), members)
+            if inner.values is None:
+                raise ProgramError(
+                    f"index {d.source.value} may be any {e.dtype}",
+                    location=d.source.location,
+                    hint="clamp it: td.clip(..., 0, n - 1)",
+                )
+            index = tuple(Affine.of(a.name) for a in kept)
+            placed[key] = Affine(((Datum(inner, index, *inner.values), 1),))
+        return placed[key]
+
     def rebuilt(e: Expr) -> Expr:
+        if isinstance(e, Read) and any(True for i in e.index for _ in i.data()):
+            return replace(e, index=tuple([i.map_data(datum) for i in e.index]))
+        if isinstance(e, Index):
+            affine = e.affine.map_data(datum)
+            return e if affine is e.affine else Index(affine, e.dtype)
         args = tuple(go(a) for a in expr.children(e))
         same = all(a is b for a, b in zip(args, expr.children(e)))
         return e if same else replace(e, args=args)  # type: ignore[type-var]

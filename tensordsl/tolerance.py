@@ -117,6 +117,19 @@ class ErrorRules:
         return self.unit(e.dtype) * size + np.where(value == 0, 0.0, np.finfo(e.dtype.name).tiny)
 
 
+class Inherited(ErrorRules):
+    """What the errors of the operands do, without any rounding of the operations themselves."""
+
+    def constant(self, e: Const) -> Array | None:
+        return None
+
+    def _rounding(self, value: Array, t: DType, certain: bool) -> Array:
+        return np.zeros(())
+
+    def _function(self, e: Op, args: Sequence[Value], value: Array) -> Array:
+        return np.zeros(())
+
+
 def _error(v: Value) -> Array:
     return np.zeros(()) if v.error is None else v.error
 

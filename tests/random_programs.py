@@ -21,6 +21,7 @@ from tensordsl import expr
 from tensordsl.affine import Affine, Interval, interval
 from tensordsl.expr import Axis, Expr, Index, Reduce, select
 from tensordsl.tensor import Tensor, define
+from tensordsl.together import several
 
 #: Extents: one, primes, vector lengths and their neighbours (no multiple of 16 lanes but 16 itself).
 EXTENTS = (1, 2, 3, 4, 5, 7, 8, 9, 11, 13, 16, 17, 19, 23, 33)
@@ -34,7 +35,28 @@ LIMIT = {
 DTYPES = ("float32",) * 8 + ("float64", "int32", "int64", "int16", "int8", "uint8", "uint16", "uint32", "bool")
 #: Names that C, the printer or the loops of a nest use as well.
 HOSTILE = ("i", "k", "t", "float", "t1", "call", "workspace", "x0_r")
-KINDS = ("pointwise", "pointwise", "reduction", "contraction", "stencil", "recurrence", "normalised", "system")
+KINDS = (
+    *("pointwise", "pointwise", "reduction", "contraction", "stencil", "recurrence", "normalised", "system"),
+    "monoid",
+)  # fmt: skip
+
+
+def _larger(a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, Expr]:
+    """The larger value with its position, the lower of two."""
+    take = (b[0] > a[0]) | (td.equal(b[0], a[0]) & (b[1] < a[1]))
+    return select(take, b[0], a[0]), select(take, b[1], a[1])
+
+
+#: Reducers whose results are exact on small integers; the last one keeps the order of its terms.
+REDUCERS = {
+    "largest": td.reducer("largest", (-math.inf, math.inf), _larger),
+    "range": td.reducer("range", (math.inf, -math.inf), lambda a, b: (td.min(a[0], b[0]), td.max(a[1], b[1]))),
+    "total": td.reducer("total", (0, 0), lambda a, b: (a[0] + b[0], a[1] + b[1])),
+    "last": td.reducer(
+        "last", (False, 0), lambda a, b: (a[0] | b[0], select(b[0], b[1], a[1])), lift=lambda e: (True, e),
+        commutative=False,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +65,19 @@ class Known:
 
     tensor: Tensor
     bound: int
+
+
+def _sources(t: Tensor) -> set[int]:
+    """The tensors that a definition reads, also by way of reductions that became tensors of their own."""
+    found: dict[int, Tensor] = {}
+    todo = [t]
+    while todo:
+        d = todo.pop().definition
+        for r in d.reads if d is not None else []:
+            if r.source is not t and id(r.source) not in found:
+                found[id(r.source)] = r.source  # type: ignore[assignment]
+                todo.append(r.source)  # type: ignore[arg-type]
+    return set(found)
 
 
 @dataclass(slots=True)
@@ -84,11 +119,10 @@ class Generator:
             for known in made if isinstance(made, tuple) else (made,):
                 defined.append(known)
                 self.pool.append(known)
-        read = {id(r.source) for d in defined for r in d.tensor.definition.reads if r.source is not d.tensor}  # type: ignore[union-attr]
+        read = {i for d in defined for i in _sources(d.tensor)}
         outputs = [d.tensor for d in defined if id(d.tensor) not in read or self.rng.random() < 0.2]
         outputs = outputs or [defined[-1].tensor]  # two recurrences read each other
-        used = {id(r.source) for d in defined for r in d.tensor.definition.reads}  # type: ignore[union-attr]
-        inputs = [i.tensor for i in self.inputs if id(i.tensor) in used]
+        inputs = [i.tensor for i in self.inputs if id(i.tensor) in read]
         name = f"random{self.seed}"
         if self.rng.random() < 0.2:
             same = [(o, i) for o in outputs for i in inputs if (o.shape, o.dtype) == (i.shape, i.dtype) and o.shape]
@@ -160,6 +194,27 @@ class Generator:
             if e.dtype.kind == "b":
                 e = expr.cast(e, "int32")
         return Known(define(axes, Reduce(expr.REDUCERS[reducer], reduced, e), name), total)
+
+    def monoid(self, name: str) -> tuple[Known, ...]:
+        """The components of a reduction by a reducer of one's own, one tensor each."""
+        axes = self.axes(self.most // 20)
+        reduced = self.axes(max(1, self.most // max(1, math.prod(a.extent for a in axes))), "krs", 1)
+        points = math.prod(a.extent for a in reduced)
+        e, bound = self.value(axes + reduced, self.rng.choice((1, 1, 2)))
+        if e.dtype.kind == "b" or e.dtype.bits < 32:
+            e = expr.cast(e, "int32")
+        if self.rng.random() < 0.2:
+            e, bound = self.combine(e, bound, *self.element(axes + reduced), "max")
+        which = self.rng.choice(("largest", "range", "total", "last"))
+        if not points or (which == "total" and bound * points > LIMIT[e.dtype.name]):
+            return (self.settle(axes, self.element(axes)[0] * 1, LIMIT["int8"], name),)
+        position = sum((Index(_v(a)) for a in reduced[1:]), Index(_v(reduced[0])))
+        where = position >= 1 if self.rng.random() < 0.2 and which in ("total", "last") else None
+        terms = {"largest": (e, position), "range": (e, e), "total": (e, 1), "last": (e,)}[which]
+        parts = REDUCERS[which].reduction(terms, reduced, where, None)
+        bounds = {"largest": (bound, points + 1), "range": (bound, bound), "total": (bound * points, points)}
+        found = several(axes, parts, [f"{name}p{n}" for n in range(2)], name)
+        return tuple(Known(t, b) for t, b in zip(found, bounds.get(which, (1, bound))))
 
     def stencil(self, name: str) -> Known:
         """A sum of guarded neighbours of one tensor."""
@@ -369,12 +424,15 @@ def random_program(seed: int, **options: Any) -> td.Program:
 
 
 def small_integers(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs of -3..3 (0..3 for unsigned types): every result of a plain program is exact."""
+    """Inputs of -3..3 (0..3 for unsigned types), or in their stated range: every result of a plain program is
+    exact."""
     rng = np.random.default_rng(seed)
-    return {
-        t.name: np.asarray(rng.integers(0 if t.dtype.kind in "ub" else -3, 4, t.shape)).astype(t.dtype.name)
-        for t in program.inputs
-    }
+
+    def draw(t: td.Tensor) -> np.ndarray[Any, Any]:
+        low, high = t.values if t.stated and t.values is not None else (0 if t.dtype.kind in "ub" else -3, 3)
+        return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.name)
+
+    return {t.name: draw(t) for t in program.inputs}
 
 
 def smooth_values(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -279,6 +279,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "rfactor": _rfactor,
     "pad": _pad,
     "reciprocal": lambda r, s: ((r.stage(s),), {}),
+    "scatter": lambda r, s: ((stage := r.stage(s), r.loop(s, stage)), {}),
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
     "store_at": _store_at,
     "storage_align": lambda r, s: ((r.local(s), r.rng.choice((8, 16, 17, 40))), {}),
@@ -297,7 +298,7 @@ GPU: dict[str, Callable[[Steps, Schedule], Drawn]] = {
 
 #: What is drawn early and what late: a stage is placed before its loops are ordered.
 FAMILIES: tuple[tuple[str, ...], ...] = (
-    ("compute_inline", "rfactor", "reciprocal", "pad", "compute_at", "split"),
+    ("compute_inline", "rfactor", "reciprocal", "pad", "scatter", "compute_at", "split"),
     ("compute_at", "reverse_compute_at", "split", "tile", "reorder"),
     ("split", "tile", "reorder", "fuse", "skew", "jam", "cache_write"),
     ("cache_read", "cache_read", "cache_write", "pack", "slide", "slide", "reverse_compute_at"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tensordsl as td
-from tensordsl import expr
+from tensordsl import expr, expression_text
 from tensordsl.interpreter import interpret, random_inputs
 from tensordsl.program import Program
 from tensordsl.tensor import Tensor
@@ -290,7 +290,7 @@ def test_equal_names_are_numbered() -> None:
 
 def test_text_of_numbers_is_exact() -> None:
     values = (0.1, 1 / 3, 1e-30, float("inf"), -0.5, 3.0)
-    texts = [expr.number_text(v) for v in values]
+    texts = [expression_text.number_text(v) for v in values]
     assert [float(t) for t in texts] == list(values)
     assert texts[0] == "0.1" and texts[5] == "3"
 

@@ -72,10 +72,9 @@ def einsum_with_an_unknown_letter() -> object:
 @case
 def slice_by_data() -> object:
     """
-    x: a Tensor is not an index of dimension 0
+    index n[i] of x (dimension 0) may be any int32
       --> here
-    legal: integers, slices, None and ...
-    hint: indices that are data cannot be proven to be in bounds
+    hint: state its range, td.placeholder(..., values=range(n)), or clamp it, td.clip(n[...], 0, n - 1)
     """
     return X[N]  # here
 

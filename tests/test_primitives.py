@@ -15,6 +15,7 @@ from tensordsl.schedules.schedule import PRIMITIVES, Schedule, load_primitives
 from tensordsl.schedules.trace import Hole, Step, Trace
 
 import tensordsl as td
+from tests.random_programs import small_integers
 
 load_primitives()
 NAMES = sorted(PRIMITIVES)
@@ -56,7 +57,16 @@ def spread() -> td.Program:
     return td.Program([x], [q], "spread")
 
 
-PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread)}
+def counts() -> td.Program:
+    """h: a sum of rows by destination; g: rows of it, looked up."""
+    x, to = td.placeholder((9, 4), name="x"), td.placeholder((9,), "int32", name="to", values=range(-1, 7))
+    k = td.reduce_axis(9, name="k")
+    h = td.compute((5, 4), lambda i, j: td.sum(x[k, j], axis=k, where=(to[k] == i) & (k >= 2)), name="h")
+    g = td.compute((9, 4), lambda n, j: h[td.clip(to[n], 0, 4), j] * 2.0, name="g")
+    return td.Program([x, to], [g], "counts")
+
+
+PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread, counts)}
 
 
 def shared(s: S) -> S:
@@ -84,6 +94,10 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     ],
     "separate": [("chain", lambda s: s.split("c", "j", 4).separate("c", "j.i", suffix="full"))],
     "specialize": [("chain", lambda s: s.split("c", "j", 4).specialize("c", "j.i", "j.o <= 1"))],
+    "scatter": [
+        ("counts", lambda s: s.scatter("h", "i")),
+        ("counts", lambda s: s.scatter("h", "i").vectorize("h", "j", 4)),
+    ],
     "partition": [
         ("chain", lambda s: s.partition("c", "j", "4")),
         ("chain", lambda s: s.partition("c", "j", "i + 2", suffix="late")),
@@ -187,6 +201,12 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.specialize("c", "j", "i + >= 1"), "ends too early"),
         ("chain", lambda s: s.specialize("c", "j", "i + 1"), "needs one of"),
     ],
+    "scatter": [
+        ("counts", lambda s: s.scatter("h", "j"), 'no condition of h says what "j" equals'),
+        ("counts", lambda s: s.scatter("g", "n"), 'no condition of g says what "n" equals'),
+        ("chain", lambda s: s.scatter("c", "i"), "no axis of it"),
+        ("counts", lambda s: s.reorder("h", "j", "i").scatter("h", "i"), "are already ordered"),
+    ],
     "partition": [
         ("chain", lambda s: s.partition("c", "j", "k"), "uses 'k', which is no loop around"),
         ("chain", lambda s: s.partition("c", "j", "i ! 1"), "cannot read"),
@@ -211,6 +231,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
     "parallel": [
         ("scan", lambda s: s.parallel("s", "t"), "iterations of the parallel loop t share s"),
         ("chain", lambda s: s.parallel("c", "k"), "iterations of the parallel loop k share c"),
+        ("counts", lambda s: s.scatter("h", "i").parallel("h", "k"), "iterations of the parallel loop k share h"),
     ],
     "bind": [
         ("chain", lambda s: s.bind("c", "i", "core"), "to='core'"),
@@ -260,6 +281,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.compute_at("h", "c", "i").slide("h", "i"), "do not overlap"),
     ],
     "compute_inline": [
+        ("counts", lambda s: s.compute_inline("g_index"), "elements of g_index are used as indices"),
         ("chain", lambda s: s.compute_inline("c"), "c is a reduction"),
         ("chain", lambda s: s.compute_inline("y"), "y is an output"),
         ("scan", lambda s: s.compute_inline("s"), "s is a recurrence"),
@@ -341,8 +363,7 @@ def test_legal(name: str, n: int) -> None:
     s = build(td.Schedule(program))
     assert any(step.name == name for step in s.trace)
     assert find_violation(s.nest) is None
-    rng = np.random.default_rng(1)
-    inputs = {t.name: rng.integers(-3, 4, t.shape) for t in program.inputs}
+    inputs = small_integers(program, 1)
     wanted = td.interpret(program, inputs)
     for lockstep in (False, True):
         found = interpret(s.nest, inputs, lockstep=lockstep, lanes=4)

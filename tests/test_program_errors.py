@@ -184,11 +184,43 @@ def out_of_range_in_the_middle() -> object:
 @case
 def index_by_data() -> object:
     """
-    index n[i] of v (dimension 0) is not affine in the axes
+    index n[i] of v (dimension 0) may be any int32
       --> here
-    hint: indices are sums of axes times integers, with // and % by positive integers
+    hint: state its range, td.placeholder(..., values=range(n)), or clamp it, td.clip(n[...], 0, n - 1)
     """
     return td.compute((4,), lambda i: V[N[i]], name="y")  # here
+
+
+@case
+def index_by_data_outside() -> object:
+    """
+    y: index where[i] + 1 of v (dimension 0) is out of bounds: 4 is outside 0..3
+      --> here
+    counterexample: when where[i] = 3
+    hint: guard the read with td.select, clamp the index with td.clip, or change the shape
+    """
+    where = td.placeholder((4,), "int32", name="where", values=range(4))
+    return td.compute((4,), lambda i: V[where[i] + 1], name="y")  # here
+
+
+@case
+def index_by_float() -> object:
+    """
+    index v[i] of v (dimension 0) is float32, not an integer
+      --> here
+    hint: convert it: td.cast(..., 'int32'); a condition chooses with td.select
+    """
+    return td.compute((4,), lambda i: V[V[i]], name="y")  # here
+
+
+@case
+def values_of_a_float() -> object:
+    """
+    x: float32 does not hold values=range(0, 4)
+      --> here
+    hint: values are stated for integer types that hold them
+    """
+    return td.placeholder((4,), name="x", values=range(4))  # here
 
 
 @case

@@ -23,7 +23,7 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Quasi
+from tensordsl.affine import Affine, Datum, Quasi
 from tensordsl.expr import Const, Expr, Index, Op, Read
 
 
@@ -41,6 +41,8 @@ def _tweak(e: Affine, rng: random.Random) -> Affine:
     if e.terms and rng.random() < 0.35:
         atom, coefficient = rng.choice(e.terms)
         rest = {a: c for a, c in e.terms if a != atom}
+        if isinstance(atom, Datum) and atom.index and rng.random() < 0.7:
+            return Affine.build({**rest, replace(atom, index=_one(atom.index, rng)): coefficient}, e.const)
         if isinstance(atom, Quasi) and atom.by > 2 and rng.random() < 0.7:
             by = atom.by + rng.choice((-1, 1))
             return Affine.build({**rest, Quasi(atom.kind, atom.argument, by): coefficient}, e.const)

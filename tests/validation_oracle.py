@@ -28,17 +28,18 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 
 from tensordsl.affine import Affine
-from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer, conditions
+from tensordsl.combination import Monoid
+from tensordsl.expr import Const, Expr, Index, Op, Read, Reducer, conditions, is_identity
 
 Env = dict[str, int]
 
 
-def neutral(term: Expr, reducer: Reducer, at: Mapping[str, int]) -> bool:
+def neutral(term: Expr, reducer: Reducer | Monoid, at: Mapping[str, int]) -> bool:
     """Is the term of a reduction at a point its identity, by the conditions on the indices alone?"""
     while isinstance(term, Op) and term.name == "select":
         facts = conditions(term.args[0])
         other = term.args[2]
-        if facts is None or not isinstance(other, Const) or other.value != reducer.identity(other.dtype).value:
+        if facts is None or not is_identity(other, reducer):
             return False
         if any(f.evaluate(at) < 0 for f in facts):
             return True
@@ -162,12 +163,15 @@ class _Run:
             raise Wrong("writes an input")
         for entry, loop, iteration, before in self.loops:
             if loop.kind not in ("serial", "unroll") and cell[0] <= before:
-                lane = combines and loop.kind == "vector" and bool(s.op)
+                lane = combines and loop.kind == "vector" and s.op in ("add", "mul", "max", "min")
                 lane = lane and all(loop.var not in i.names() for i in index) and not self.ordered(s)
                 self.touched[entry, cell].add((iteration, writes, id(s) if lane else None))
 
     def ordered(self, s: Store) -> bool:
         """Must the points of this reduction keep their order?"""
+        d = self.tensors[s.instance.tensor].definition
+        if d is not None and isinstance(d.reducer, Monoid):
+            return self.exact or not d.reducer.commutative
         return self.exact and s.op in ("add", "mul") and s.buffer.dtype.is_float
 
     def complete(self, state: Any, tensor: str, index: tuple[int, ...]) -> None:

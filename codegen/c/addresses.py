@@ -13,7 +13,7 @@ from typing import Protocol
 from tensordsl.codegen.c.writer import LANE, PointerKey, Writer
 from tensordsl.schedules.loopnest import Buffer
 
-from tensordsl.affine import ZERO, Affine, Atom, Interval, Quasi, interval
+from tensordsl.affine import ZERO, Affine, Atom, Datum, Interval, Quasi, interval
 
 
 class Variables(Protocol):
@@ -30,7 +30,13 @@ def affine_text(w: Variables, a: Affine) -> str:
         return str(a.const)
     parts: list[str] = []
     for atom, coefficient in a.terms:
-        name = w.variable(atom) if isinstance(atom, str) else quasi_text(w, atom)
+        if isinstance(atom, str):
+            name = w.variable(atom)
+        elif isinstance(atom, Quasi):
+            name = quasi_text(w, atom)
+        else:
+            assert isinstance(w, Writer)  # sizes are not read from memory
+            name = datum_text(w, atom)
         size = abs(coefficient)
         if coefficient < 0:
             parts.append(f" - {name}" if size == 1 else f" - {name} * {size}")
@@ -66,6 +72,18 @@ def quasi_text(w: Variables, q: Quasi) -> str:
     if by & (by - 1) == 0:
         return f"({x} >> {by.bit_length() - 1})"
     return f"({x} / {by})" if known else f"({x} / {by} - ({x} % {by} < 0))"
+
+
+def datum_text(w: Writer, d: Datum) -> str:
+    """A number that is read from memory."""
+    if d.source.name in w.scalars:
+        return f"(int64_t){w.base(d.source.name)}"
+    form = w.forms.get(d.source.name)
+    if form is not None:
+        from tensordsl.codegen.c import registers  # which prints addresses as well
+
+        return f"(int64_t){registers.read(w, d.source, form, d.index, 0).text}"
+    return f"(int64_t){element_text(*pointer(w, d.source, *linear(w, d.source, d.index)))}"
 
 
 def bound_text(w: Writer, bounds: tuple[Affine, ...], lower: bool) -> str:
@@ -107,7 +125,7 @@ def lane_part(a: Affine) -> tuple[int, bool]:
         if isinstance(atom, str):
             if atom == LANE:
                 coefficient = c
-        elif LANE in atom.argument.names():
+        elif LANE in atom.names():
             inside = True
     return coefficient, inside
 
@@ -130,7 +148,7 @@ def pointer(w: Writer, buffer: Buffer, bank: Affine | None, address: Affine) -> 
 def _pointer(w: Writer, buffer: Buffer, bank: Affine | None, address: Affine) -> tuple[str, str]:
     f = w.function
     if f.kind == "outline" and buffer.name not in f.buffers:
-        free, inner = _split(f.variables, address)
+        free, inner = _split(f.variables, w.stored, address)
         if bank is None or not bank.names() & f.variables:
             base, const = _argument(w, PointerKey(buffer.name, bank, free), address.const)
         else:
@@ -146,12 +164,13 @@ def _pointer(w: Writer, buffer: Buffer, bank: Affine | None, address: Affine) ->
     return base, affine_text(w, rest) if rest.terms or rest.const else ""
 
 
-def _split(inside: set[str], address: Affine) -> tuple[Affine, Affine]:
-    """The terms that do not vary in a function and those that do (constants left out)."""
+def _split(inside: set[str], stored: set[str], address: Affine) -> tuple[Affine, Affine]:
+    """The terms that do not vary in a function and those that do, or may (constants left out)."""
     free: list[tuple[Atom, int]] = []
     inner: list[tuple[Atom, int]] = []
     for atom, c in address.terms:
-        varies = atom in inside if isinstance(atom, str) else bool(atom.argument.names() & inside)
+        varies = atom in inside if isinstance(atom, str) else bool(atom.names() & inside)
+        varies = varies or any(d.source.name in stored for d in Affine(((atom, 1),)).data())
         (inner if varies else free).append((atom, c))
     return Affine(tuple(free)), Affine(tuple(inner))
 

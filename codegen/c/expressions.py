@@ -369,9 +369,16 @@ def _affine_condition(w: Writer, conditions: tuple[Affine, ...], place: Place) -
     return Value(masks.vector_text(w, mask, width, place.lanes), dtypes.bool_, place.lanes, width)
 
 
+def _reads_at_data(e: Expr) -> bool:
+    """Is an index in the expression read from memory?"""
+    return any(isinstance(x, Read) and any(True for i in x.index for _ in i.data()) for x in expr.walk(e))
+
+
 def _select(w: Writer, e: Op, place: Place, sharing: Sharing) -> Value:
     """Only the chosen side is evaluated: its reads may be out of bounds where it is not chosen."""
     conditions = _conditions(w, e.args[0])
+    if conditions is None and any(_reads_at_data(x) for x in e.args[1:]):
+        conditions = expr.facts(e.args[0])  # they keep the indices in bounds
     if conditions is None:
         c = render(w, e.args[0], place, sharing)
         if c.dtype.kind != "b":

@@ -25,8 +25,7 @@ def narrowed(w: Writer, mask: Mask | None, lanes: int, conditions: tuple[Affine,
     kept = () if mask is None else mask.conditions
     excluded = () if mask is None else mask.excluded
     for c in conditions:
-        names = c.names()
-        if names <= {LANE}:
+        if _on_lane_alone(c):
             bits &= _literal(c, lanes)
         elif c not in kept:
             low, _ = value_range(w, c)
@@ -41,7 +40,7 @@ def without(mask: Mask | None, lanes: int, conditions: tuple[Affine, ...]) -> Ma
     bits = every(lanes) if mask is None else mask.bits
     old = () if mask is None else mask.conditions
     excluded = () if mask is None else mask.excluded
-    if all(c.names() <= {LANE} for c in conditions):
+    if all(map(_on_lane_alone, conditions)):
         held = every(lanes)
         for c in conditions:
             held &= _literal(c, lanes)
@@ -50,6 +49,10 @@ def without(mask: Mask | None, lanes: int, conditions: tuple[Affine, ...]) -> Ma
         excluded = (*excluded, conditions)
     result = Mask(bits, old, excluded)
     return None if result == Mask(every(lanes)) else result
+
+
+def _on_lane_alone(c: Affine) -> bool:
+    return c.names() <= {LANE} and not any(True for _ in c.data())
 
 
 def _literal(c: Affine, lanes: int) -> int:
@@ -92,9 +95,9 @@ def _combined(w: Writer, mask: Mask, lanes: int, c_type: str, verb: str, t: DTyp
     found = w.named(key)
     if found is not None:
         return found
-    parts = [_condition(w, c, lanes, c_type, verb, t, as_bits) for c in mask.conditions]
+    parts = [_condition(w, c, lanes, c_type, verb, t, as_bits, mask) for c in mask.conditions]
     for group in mask.excluded:
-        held = " & ".join(_condition(w, c, lanes, c_type, verb, t, as_bits) for c in group)
+        held = " & ".join(_condition(w, c, lanes, c_type, verb, t, as_bits, mask) for c in group)
         parts.append(f"({c_type})~({held})" if as_bits else f"~({held})")
     if mask.bits != every(lanes):
         parts.append(_literal_text(mask.bits, lanes, c_type, as_bits))
@@ -107,11 +110,13 @@ def _literal_text(bits: int, lanes: int, c_type: str, as_bits: bool) -> str:
     return f"({c_type}){{{', '.join('-1' if bits >> i & 1 else '0' for i in range(lanes))}}}"
 
 
-def _condition(w: Writer, c: Affine, lanes: int, c_type: str, verb: str, t: DType, as_bits: bool) -> str:
-    """``c >= 0`` per lane."""
+def _condition(
+    w: Writer, c: Affine, lanes: int, c_type: str, verb: str, t: DType, as_bits: bool, mask: Mask
+) -> str:  # fmt: skip
+    """``c >= 0`` per lane of a mask."""
     k, inside = lane_part(c)
     if inside:  # no closed form: lane by lane
-        texts = [f"({affine_text(w, at_lane(c, i))} >= 0)" for i in range(lanes)]
+        texts = [_at_lane_text(w, c, i, mask) for i in range(lanes)]
         if as_bits:
             return f"({c_type})({' | '.join(f'({x} ? {1 << i:#x}ULL : 0)' for i, x in enumerate(texts))})"
         return f"-({c_type}){{{', '.join(texts)}}}"
@@ -124,6 +129,16 @@ def _condition(w: Writer, c: Affine, lanes: int, c_type: str, verb: str, t: DTyp
     # lane >= ceil(-rest / k) = -(rest // k)
     text = f"~{first}({affine_text(w, -(rest // k))})"
     return f"({c_type}){text}" if as_bits else text
+
+
+def _at_lane_text(w: Writer, c: Affine, lane: int, mask: Mask) -> str:
+    """``c >= 0`` in one lane.  What it reads from memory is there only where the other conditions hold."""
+    needed = [c]
+    if any(True for _ in c.data()):
+        if not mask.bits >> lane & 1:
+            return "0"
+        needed = [x for x in mask.conditions if not any(True for _ in x.data())] + needed
+    return f"({' && '.join(f'{affine_text(w, at_lane(x, lane))} >= 0' for x in needed)})"
 
 
 def any_text(w: Writer, mask: Mask, t: DType, lanes: int) -> str:

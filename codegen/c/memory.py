@@ -10,7 +10,8 @@ from tensordsl.codegen.c.types import Value, assignment, bare, vector_name
 from tensordsl.codegen.c.writer import LANE, Mask, Place, Writer
 from tensordsl.schedules.loopnest import Buffer
 
-from tensordsl.affine import Affine
+from tensordsl import dtypes
+from tensordsl.affine import Affine, Datum
 from tensordsl.dtypes import DType
 from tensordsl.sizes import at_most
 
@@ -37,7 +38,8 @@ def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value
         if text is not None:
             return _truth(Value(text, b.dtype, lanes))
     if irregular:
-        return _truth(Value(_each_lane(w, b, bank, address, place), b.dtype, lanes))
+        text = None if bank is not None else _at_data(w, b, address, place)
+        return _truth(Value(text or _each_lane(w, b, bank, address, place), b.dtype, lanes))
     if not stride:
         text = element_text(*pointer(w, b, bank, address))
         if place.mask is not None and not masks.is_literal(place.mask) and not _exists(w, b, index, place):
@@ -150,6 +152,35 @@ def _each_lane(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place
         text = element_text(*pointer(w, b, _bank_at(bank, lane), at_lane(address, lane)))
         texts.append(f"{guard}[{lane}] ? {text} : 0" if guard else text)
     return f"({w.prelude.vector(b.dtype, lanes)}){{{', '.join(texts)}}}"
+
+
+def _at_data(w: Writer, b: Buffer, address: Affine, place: Place) -> str | None:
+    """Lanes at offsets that are the lanes of one number read from memory, or None."""
+    varying = [(atom, k) for atom, k in address.terms if (atom == LANE or LANE in Affine(((atom, 1),)).names())]
+    if not at_most(b.size(), (1 << 31) - 1) or len(varying) != 1:
+        return None
+    d, k = varying[0]
+    if not isinstance(d, Datum):
+        return None
+    verb = "gather_at" if place.mask is None else "gather_at_masked"
+    if (verb, vector_name(b.dtype, place.lanes)) not in w.target.instructions or d.source.name in w.forms:
+        return None
+    index = load(w, d.source, d.index, place._replace(env={}))
+    if not index.lanes:
+        return None
+    text = index.text
+    if d.source.dtype.bits != 32:
+        text = f"{w.prelude.conversion(d.source.dtype, dtypes.int32, place.lanes)}({bare(text)})"
+    elif d.source.dtype.kind == "u":
+        text = f"({w.prelude.vector(dtypes.int32, place.lanes)}){text}"
+    if k != 1:
+        text = f"({text} * {k})"
+    rest = address - Affine(((d, k),))
+    p = joined(*pointer(w, b, None, rest))
+    if place.mask is None:
+        return f"{w.prelude.verb(verb, b.dtype, place.lanes)}({bare(p)}, {bare(text)})"
+    guard = masks.guard_text(w, place.mask, b.dtype, place.lanes)
+    return f"{w.prelude.verb(verb, b.dtype, place.lanes)}({bare(p)}, {bare(text)}, {guard})"
 
 
 def _bank_at(bank: Affine | None, lane: int) -> Affine | None:

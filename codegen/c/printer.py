@@ -4,8 +4,9 @@
 
 The function is ``int32_t SYMBOL(const td_call *call, parameters in order)``: arrays by pointer,
 rank-0 inputs by value, then the sizes that are known only at the call.  It returns 0, or 1 (sizes
-against the assumptions), 2 (workspace missing or too small), 3 (bad call struct),
-4 (null pointer), or what the caller's ``parallel_for`` returned where that is not 0.
+against the assumptions), 2 (workspace missing or too small), 3 (bad call struct), 4 (null pointer),
+5 (an input holds a value outside its stated range), or what the caller's ``parallel_for`` returned
+where that is not 0.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
 from tensordsl.codegen.source import Source
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
 
 import tensordsl
 from tensordsl.errors import InternalError
+from tensordsl.ranges import type_range
 from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
@@ -35,7 +38,7 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
-    body = private(nest.body)
+    body = private(split_components(nest.body))
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
@@ -56,9 +59,11 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     taken = ["const td_call *call", *_declarations(w, parameters), *guards.declarations(w, free)]
     head = f"TD_KERNEL int32_t {symbol}({', '.join(taken)}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
-    kernel = "\n".join([head, *_checks(w, nest, parameters, needed), *f.lines, *tail, "    return 0;", "}", ""])
+    stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
+    checks = [*_checks(w, nest, parameters, needed), *(line for b in stated for line in _values_check(w, b))]
+    kernel = "\n".join([head, *checks, *f.lines, *tail, "    return 0;", "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    flags = ("-O3",) if left_to_the_compiler(body) else ()
+    flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
     return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
 
 
@@ -107,6 +112,30 @@ def _checks(w: Writer, nest: LoopNest, parameters: tuple[Buffer, ...], needed: i
     else:
         lines.append("    (void)call;")
     return lines
+
+
+def _values_check(w: Writer, b: Buffer) -> list[str]:
+    """An input whose elements are used as indices holds what the caller promises."""
+    assert b.values is not None
+    (low, high), name = b.values, w.names[b.name]
+    if not b.size():
+        return []
+    element = name if b.name in w.scalars else f"{name}[n]"
+    whole = type_range(b.dtype)
+    tests = [f"{element} < {low}"] if low > whole[0] else []
+    tests += [f"{element} > {high}"] if high < whole[1] else []
+    if not tests:
+        return []
+    fault = " | ".join(f"({x})" for x in tests)
+    if b.name in w.scalars:
+        return [f"    if ({fault}) return 5;"]
+    return [
+        "    {",
+        "        int outside = 0;",
+        f"        for (int64_t n = 0; n < {b.size()}; n++) outside |= {fault};",
+        "        if (outside) return 5;",
+        "    }",
+    ]
 
 
 def _banner(nest: LoopNest, target: Target) -> str:

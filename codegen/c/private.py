@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tensordsl.codegen.c.extents import allocates, static_extent
-from tensordsl.schedules.loopnest import Alloc, For, Prefetch, Stmt, Store, children, map_values, rewrite, with_children
+from tensordsl.schedules.loopnest import Alloc, Buffer, For, Stmt, children, map_accesses, rewrite, with_children
 
 from tensordsl.affine import Affine
-from tensordsl.expr import Expr, Read
 
 
 def private(s: Stmt) -> Stmt:
@@ -37,14 +36,7 @@ def _spread(s: Alloc, extent: int, lane: Affine) -> Alloc:
     fold = (*b.fold, *(0,) * (len(b.shape) + 1 - len(b.fold))) if any(b.fold) else ()
     wide = replace(b, shape=(*b.shape, extent), pitch=0, fold=fold)
 
-    def statement(x: Stmt) -> Stmt | None:
-        if isinstance(x, (Store, Prefetch)) and x.buffer.name == b.name:
-            return replace(x, buffer=wide, index=(*x.index, lane))
-        return None
+    def place(buffer: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
+        return (wide, (*index, lane)) if buffer.name == b.name else None
 
-    def value(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and e.source.name == b.name:
-            return replace(e, source=wide, index=(*e.index, lane))
-        return None
-
-    return replace(s, buffer=wide, body=map_values(rewrite(s.body, statement), value))
+    return replace(s, buffer=wide, body=map_accesses(s.body, place))

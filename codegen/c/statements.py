@@ -281,6 +281,7 @@ def _combine(w: Writer, s: Store, old: str, value: Value, lanes: int) -> str:
     t = s.buffer.dtype
     if not s.op:
         return stored(w, value, t, lanes)
+    assert isinstance(s.op, str)  # combinations are written out
     before = Value(old, t, lanes)
     if t.kind == "b":
         before = Value(f"({old} != 0)", t, lanes, 8 if lanes else 0)

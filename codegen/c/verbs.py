@@ -287,6 +287,19 @@ def _gather_masked(s: Shape) -> Text:
     return Text(s.V, f"const {s.S} *p, int64_t s, {m} m", f"{s.V} r = {{0}}; {lanes} return r;")
 
 
+def _gather_at(s: Shape) -> Text:
+    """The elements at offsets that are data."""
+    index = s.prelude.vector(dtypes.int32, s.lanes)
+    lanes = ", ".join(f"p[i[{n}]]" for n in range(s.lanes))
+    return Text(s.V, f"const {s.S} *p, {index} i", f"return ({s.V}){{{lanes}}};", ("p", "i"))
+
+
+def _gather_at_masked(s: Shape) -> Text:
+    m, index = mask_parameter(s.prelude, s.t, s.lanes), s.prelude.vector(dtypes.int32, s.lanes)
+    lanes = " ".join(f"if ({_active(s.prelude, n)}) r[{n}] = p[i[{n}]];" for n in range(s.lanes))
+    return Text(s.V, f"const {s.S} *p, {index} i, {m} m", f"{s.V} r = {{0}}; {lanes} return r;", ("p", "i", "m"))
+
+
 def _scatter(s: Shape) -> Text:
     lanes = " ".join(f"p[{i} * s] = v[{i}];" for i in range(s.lanes))
     return Text("void", f"{s.S} *p, int64_t s, {s.V} v", lanes)
@@ -340,6 +353,7 @@ _VECTOR: dict[str, Rule] = {
     "load_masked": _load_masked, "store_masked": _store_masked,
     "load_first": _load_first, "store_first": _store_first,
     "gather": _gather, "gather_masked": _gather_masked,
+    "gather_at": _gather_at, "gather_at_masked": _gather_at_masked,
     "scatter": _scatter, "scatter_masked": _scatter_masked, "stream": _stream,
     **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind != "b"},
 }  # fmt: skip

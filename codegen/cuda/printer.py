@@ -25,6 +25,7 @@ from tensordsl.codegen.cuda.scalar_text import (
     constant_text,
     shared_nodes,
 )  # fmt: skip
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -38,6 +39,7 @@ from tensordsl.schedules.loopnest import (
     Store,
     Sync,
     buffers,
+    index_data,
     items,
     substitute,
     walk,
@@ -97,7 +99,10 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     if nest.program.free:
         raise BuildError(f"{nest.name} has sizes that are known only at the call, which CUDA kernels do not take yet",
                          hint="bind them: program.at(...)")  # fmt: skip
-    return _Printer(distinct(nest), target, symbol or nest.name).source()
+    for d in index_data(nest.body):
+        raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
+    plain = replace(nest, body=split_components(nest.body))
+    return _Printer(distinct(plain), target, symbol or nest.name).source()
 
 
 @dataclass(slots=True, eq=False)
@@ -551,7 +556,9 @@ def _multiple(a: Affine, c: Context) -> int:
             f = next((x for x in reversed(c.loops) if x.var == atom), None)
             unit = gcd(f.step, _multiple(f.lo[0], c)) if f is not None and f.step > 1 and len(f.lo) == 1 else 1
         else:
-            unit = gcd(atom.by, _multiple(atom.argument, c)) if atom.kind == "mod" else 1
+            unit = 1
+            if isinstance(atom, Quasi) and atom.kind == "mod":
+                unit = gcd(atom.by, _multiple(atom.argument, c))
         result = gcd(result, k * unit)
     return result
 

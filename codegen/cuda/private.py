@@ -72,7 +72,7 @@ def _split(index: Affine, phase: Phase, buffer: Buffer) -> tuple[Affine, Affine]
     by_thread = index.substitute(phase.digits.values(number))
     thread = Affine(tuple(t for t in by_thread.terms if _uses_thread(t[0])), 0)
     for atom, _ in thread.terms:
-        if not isinstance(atom, str) and atom.argument.names() != {THREAD}:
+        if not isinstance(atom, str) and atom.names() != {THREAD}:
             raise BuildError(
                 f"{buffer.scope} buffer {buffer.name}: the thread is not a summand of index {index}",
                 hint="split the loop so that threads and their own elements are different loops",
@@ -81,7 +81,7 @@ def _split(index: Affine, phase: Phase, buffer: Buffer) -> tuple[Affine, Affine]
 
 
 def _uses_thread(atom: object) -> bool:
-    return atom == THREAD if isinstance(atom, str) else THREAD in atom.argument.names()  # type: ignore[attr-defined]
+    return atom == THREAD if isinstance(atom, str) else THREAD in atom.names()  # type: ignore[attr-defined]
 
 
 def private_buffers(nest: LoopNest, found: list[Phase]) -> dict[str, Private]:

@@ -29,7 +29,7 @@ def affine_text(a: Affine, c: Context, names: Mapping[str, str]) -> str:
     """An index as text; divisions of values that may be negative round down, as in Python."""
     parts: list[str] = []
     for atom, k in a.terms:
-        text = names[atom] if isinstance(atom, str) else _quasi_text(atom, c, names)
+        text = _quasi_text(atom, c, names) if isinstance(atom, Quasi) else names[str(atom)]
         if abs(k) != 1:
             text = f"{abs(k)} * {text}"
         parts.append((" - " if k < 0 else " + ") + text)

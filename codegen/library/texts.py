@@ -89,7 +89,8 @@ enum {{
     {upper}_NO_KERNEL = 1,    /* there is no kernel for these sizes */
     {upper}_NO_WORKSPACE = 2, /* the workspace is missing or too small */
     {upper}_BAD_CALL = 3,     /* call->size is less than sizeof({library}_call) */
-    {upper}_NULL_POINTER = 4  /* a tensor that has elements is NULL */
+    {upper}_NULL_POINTER = 4, /* a tensor that has elements is NULL */
+    {upper}_BAD_VALUE = 5     /* an input holds a value outside the range that is stated for it */
 }};
 """
 

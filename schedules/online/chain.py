@@ -62,7 +62,8 @@ class Chain:
 
     def visit(self, t: Tensor, env: dict[str, Affine]) -> None:
         d = definition(t)
-        assert d.reducer is not None
+        if not isinstance(d.reducer, Reducer):
+            raise ScheduleError(f"{t.name} has a reducer of its own, for which there are no rules of repair")
         written = expr.substitute(d.body, env)
         for r in self.results(self.opened(written)):
             assert isinstance(r.source, Tensor)
@@ -89,7 +90,7 @@ class Chain:
         if not (isinstance(e, Read) and isinstance(e.source, Tensor)) or e.source.name in self.cyclic:
             return False
         d = e.source.definition
-        over = d is not None and d.reducer is not None and [a.extent for a in d.reduce_axes] == [self.extent]
+        over = d is not None and isinstance(d.reducer, Reducer) and [a.extent for a in d.reduce_axes] == [self.extent]
         return over and e.source is not self.root and all(self.axis not in i.names() for i in e.index)
 
     def results(self, e: Expr) -> list[Read]:

@@ -7,7 +7,7 @@ memoised by it, and is plain data: `Certificate.to_json` and back.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -16,10 +16,9 @@ from tensordsl.schedules.lower import lower
 from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.isl_build import Undecided, operations
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import RecordError
-from tensordsl.expr import Expr, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Tensor
 
@@ -96,20 +95,17 @@ def structure(program: Program) -> Hashable:
         assert d is not None
         axes = d.axes + d.reduce_axes
         env = {a.name: Affine.of(f"a{n}") for n, a in enumerate(axes)}
-        body = expr.transform(expr.substitute(d.body, env), lambda e: _renamed(e, names))
+        body = accesses.map_sources(expr.substitute(d.body, env), lambda source: _renamed(source, names))
         number = {a.name: n for n, a in enumerate(axes)}
         causal = tuple([(number[o.axis], o.descending) for o in d.order])
         sizes = tuple([a.extent for a in axes])
-        reducer = d.reducer.name if d.reducer else None
+        reducer = d.reducer.key if d.reducer else None
         rows.append((sizes, len(d.axes), reducer, causal, t.dtype.name, expr.structure(body)))
     return (tuple(rows), tuple([names[t.name] for t in program.outputs]))
 
 
-def _renamed(e: Expr, names: Mapping[str, str]) -> Expr | None:
-    if not isinstance(e, Read):
-        return None
-    source = e.source
-    return replace(e, source=Tensor(names[source.name], source.shape, source.dtype))
+def _renamed(source: expr.Source, names: Mapping[str, str]) -> Tensor:
+    return Tensor(names[source.name], source.shape, source.dtype)
 
 
 class _Key:

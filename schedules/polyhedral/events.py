@@ -84,8 +84,11 @@ class Step:
 class Event:
     """One access: ``cell`` (folds applied) of ``place``, in the instances ``domain`` over ``dims``.
 
-    dims: the loops of the step, then names that range over points.
-    points: the reduction points combined or needed, one expression per reduction axis.
+    dims: the loops of the step, then numbers read from memory (their texts), then names that range over
+        points.
+    points: the reduction points combined or needed, one expression per reduction axis, then the numbers
+        that the definition's conditions read for them.
+    moves: the event ranges over points.
     """
 
     step: Step
@@ -98,6 +101,7 @@ class Event:
     domain: isl.Set
     points: tuple[Affine, ...] = ()
     location: Location | None = None
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

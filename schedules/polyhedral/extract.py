@@ -12,11 +12,22 @@ from dataclasses import dataclass, field, replace
 import islpy as isl
 from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, LoopNest, Outline, Prefetch, Seq, Stmt, Store, Sync
 from tensordsl.schedules.polyhedral.events import Event, Inside, Loop, Place, Refuted, Role, Step, Violation, at
-from tensordsl.schedules.polyhedral.expression import Matcher
-from tensordsl.schedules.polyhedral.isl_build import Dims, box, named, point, space, where, zero
+from tensordsl.schedules.polyhedral.expression import Matcher, equal
+from tensordsl.schedules.polyhedral.isl_build import (
+    Dims,
+    box,
+    data_of,
+    named,
+    point,
+    space,
+    where,
+    with_data,
+    zero,
+)  # fmt: skip
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Interval, interval
+from tensordsl.affine import Affine, Datum, Interval, interval
+from tensordsl.combination import Combine
 from tensordsl.errors import Location
 from tensordsl.expr import Expr, Index, Read
 from tensordsl.program import Program
@@ -25,13 +36,20 @@ from tensordsl.tensor import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Path:
-    """Where the walk is: loops, the instances that get there, ranges of the loops, names in scope."""
+    """Where the walk is: loops, the instances that get there, ranges of the loops, names in scope.
+
+    domain: over the loops, then the numbers read from memory by the conditions and bounds around.
+    """
 
     loops: tuple[Loop, ...]
-    dims: Dims
     domain: isl.Set
     ranges: Mapping[str, Interval]
     places: Mapping[str, Place]
+    data: tuple[Datum, ...] = ()
+
+    @property
+    def dims(self) -> Dims:
+        return (*(loop.var for loop in self.loops), *map(str, self.data))
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +94,11 @@ def _sizes(program: Program) -> Path:
     loops = tuple([Loop(d, n - len(free), "serial", x) for n, (d, x) in enumerate(zip(free, nodes))])
     bounds = [Affine.of(d) - d.least for d in free] + [d.most - Affine.of(d) for d in free if d.most is not None]
     domain = where((*bounds, *program.relations), tuple(free))
-    return Path(loops, tuple(free), domain, {d: (d.least, d.most) for d in free}, {})
+    return Path(loops, domain, {d: (d.least, d.most) for d in free}, {})
+
+
+def _called(op: Combine) -> str:
+    return repr(op if isinstance(op, str) else op.name)
 
 
 def _structure(message: str, *stores: Stmt) -> Refuted:
@@ -119,6 +141,8 @@ class _Walk:
         self.found = found
         self.program = found.program
         self.tensors = {t.name: t for t in (*found.program.inputs, *found.program.tensors)}
+        #: buffers that hold the same all the time
+        self.fixed = {t.name for t in found.program.inputs} - set(found.program.inplace.values())
 
     def walk(self, s: Stmt, path: Path) -> None:
         if isinstance(s, Seq):
@@ -127,7 +151,8 @@ class _Walk:
         elif isinstance(s, For):
             self.walk(s.body, self.enter(s, path))
         elif isinstance(s, If):
-            holds = path.domain.intersect(where(self.known(s.conditions, path, s), path.dims))
+            path = self.reading(self.known(s.conditions, path, s), path, s)
+            holds = path.domain.intersect(where(s.conditions, path.dims))
             self.walk(s.then, replace(path, domain=holds))
             if s.otherwise is not None:
                 self.walk(s.otherwise, replace(path, domain=path.domain.subtract(holds)))
@@ -172,21 +197,37 @@ class _Walk:
             raise _structure(f"loop {s.var} lies inside another loop {s.var}", s)
         if not s.lo or not s.hi or s.step < 1:
             raise _structure(f"loop {s.var} has no bounds or no positive step", s)
-        self.known(s.lo + s.hi, path, s)
+        path = self.reading(self.known(s.lo + s.hi, path, s), path, s)
         self.found.order += 1
         loop = Loop(s.var, self.found.order, s.kind, s)
-        dims = (*path.dims, s.var)
+        inner = replace(path, loops=(*path.loops, loop))
         v = Affine.of(s.var)
         bounds = tuple([v - lo for lo in s.lo] + [hi - 1 - v for hi in s.hi])
-        domain = path.domain.add_dims(isl.dim_type.set, 1).intersect(where(bounds, dims))
+        domain = path.domain.insert_dims(isl.dim_type.set, len(path.loops), 1).intersect(where(bounds, inner.dims))
         if s.step > 1:
-            domain = domain.intersect(_strided(v, s.lo, s.step, dims))
+            domain = domain.intersect(_strided(v, s.lo, s.step, inner.dims))
         lows = [interval(lo, path.ranges)[0] for lo in s.lo]
         highs = [interval(hi, path.ranges)[1] for hi in s.hi]
         least = max((x for x in lows if x is not None), default=None)
         greatest = min((x - 1 for x in highs if x is not None), default=None)
-        ranges = {**path.ranges, s.var: (least, greatest)}
-        return Path((*path.loops, loop), dims, domain, ranges, path.places)
+        return replace(inner, domain=domain, ranges={**path.ranges, s.var: (least, greatest)})
+
+    def reading(self, exprs: tuple[Affine, ...], path: Path, s: Stmt) -> Path:
+        """The path once conditions, bounds or the cell of a store have read their numbers."""
+        new = tuple([d for d in data_of(exprs) if str(d) not in path.dims])
+        if not new:
+            return path
+        domain, dims = path.domain, path.dims
+        for d in new:
+            place = path.places.get(d.source.name)
+            if place is None or place.buffer != d.source or d.source.banks or len(d.index) != len(d.source.shape):
+                raise _structure(f"{d} reads {d.source}, which is not allocated so around it", s)
+            self.found.order += 1
+            self.found.ranges[self.found.order] = path.ranges
+            step = Step(self.found.order, path.loops, path.domain, f"index {d}")
+            domain, dims = with_data(domain, dims, (Affine(((d, 1),)),))
+            self.found.inside.append(Inside(step, d.index, d.source.shape, dims, domain, f"buffer {d.source.name}"))
+        return replace(path, domain=domain, data=(*path.data, *new))
 
 
 def _strided(v: Affine, lows: tuple[Affine, ...], step: int, dims: Dims) -> isl.Set:
@@ -203,13 +244,18 @@ class _StoreEvents:
     """The events of one store."""
 
     def __init__(self, walk: _Walk, s: Store, path: Path) -> None:
+        i = s.instance
+        conditions = len(path.data)
+        path = walk.reading((*s.index, *i.index, *i.points), path, s)
         self.walk, self.s, self.path = walk, s, path
+        self.conditional, self.scattered = path.data[:conditions], path.data[conditions:]
         self.found = walk.found
         self.dims = path.dims
         self.over = path.dims, path.domain  # with the points that one step moves
-        i = s.instance
         self.step = Step(self.found.order, path.loops, path.domain, f"{i.kind} {i.tensor}", s)
         self.domain = path.domain
+        #: numbers that the definition reads -> where the nest reads them
+        self.identified: dict[str, Datum] = {}
 
     def collect(self) -> None:
         s, i = self.s, self.s.instance
@@ -260,8 +306,10 @@ class _StoreEvents:
         assert t.definition is not None and t.definition.reducer is not None
         self.operation(t.definition.reducer.combine)
         points = self.points(t)
+        read = self.conditions(t, points)
+        self.identify(read)
         self.defined(t, points)
-        self.write(Role.COMBINE, points)
+        self.write(Role.COMBINE, points, self.as_read(tuple([Affine(((d, 1),)) for d in read])))
 
     def copy(self, t: Tensor) -> None:
         self.operation("")
@@ -284,14 +332,51 @@ class _StoreEvents:
 
     # -- their parts
 
+    def conditions(self, t: Tensor, points: tuple[Affine, ...]) -> tuple[Datum, ...]:
+        """The numbers that decide which points count, as the definition reads them."""
+        d = t.definition
+        assert d is not None and d.reducer is not None
+        env = dict(zip([a.name for a in d.axes], self.s.instance.index))
+        env.update(zip([a.name for a in d.reduce_axes], points))
+        return tuple([x.substitute(env) for x in data_of(expr.terms_where(d.body, d.reducer))])
+
+    def identify(self, wanted: tuple[Datum, ...]) -> None:
+        """Every number that decides whether the step runs, or where it stores, is one that the definition reads."""
+        for d in self.path.data:
+            same = next((x for x in wanted if self.same(d, x)), None)
+            if same is None:
+                raise self.wrong(f"{d} decides whether it runs, which is no condition of {self.s.instance.tensor}")
+            self.identified[str(same)] = d
+            self.read(Read(d.source, d.index), same.source.name, self.as_read(same.index), Role.NEEDS_COMPLETE)
+
+    def same(self, d: Datum, wanted: Datum) -> bool:
+        if d.source.name != wanted.source.name or len(d.index) != len(wanted.index):
+            return False
+        return all(equal(a, b, self.domain, self.dims) for a, b in zip(d.index, self.as_read(wanted.index)))
+
+    def as_read(self, index: tuple[Affine, ...]) -> tuple[Affine, ...]:
+        """An index of the definition with the numbers in it that are identified already."""
+
+        def known(d: Datum) -> Affine:
+            return Affine(((self.identified.get(str(d), d), 1),))
+
+        return tuple([i.map_data(known, outer=True) for i in index])
+
+    def unconditional(self) -> None:
+        """What is stored here is there in every run."""
+        if self.conditional:
+            raise self.wrong(f"{self.conditional[-1]} decides whether it runs")
+        if self.scattered:
+            raise self.wrong(f"{self.scattered[-1]} decides where it stores")
+
     def reduction(self, t: Tensor) -> None:
         if t.definition is None or t.definition.reducer is None:
             raise self.wrong(f"{t.name} is not a reduction")
 
-    def operation(self, needed: str) -> None:
+    def operation(self, needed: Combine) -> None:
         if self.s.op != needed:
-            said = f"combines by {self.s.op!r}" if self.s.op else "overwrites its cell"
-            raise self.wrong(f"the store {said}, its meaning needs {repr(needed) if needed else 'a plain store'}")
+            said = f"combines by {_called(self.s.op)}" if self.s.op else "overwrites its cell"
+            raise self.wrong(f"the store {said}, its meaning needs {_called(needed) if needed else 'a plain store'}")
 
     def points(self, t: Tensor) -> tuple[Affine, ...]:
         i = self.s.instance
@@ -323,6 +408,8 @@ class _StoreEvents:
             domain = domain.add_dims(isl.dim_type.set, 1).intersect(where((x - lo, hi - 1 - x), dims))
         self.over = dims, domain
         points = self.points(t)
+        if self.path.data or self.conditions(t, points):
+            raise self.wrong(f"partial results of {t.name}, whose points are decided by data")
         source = self.source()
         self.read(source, t.name, i.index, Role.NEEDS_STATE)
         self.read(source, t.name, i.index, Role.NEEDS_POINTS, self.over, points)
@@ -342,7 +429,7 @@ class _StoreEvents:
         self.expression(t, expr.substitute(d.body, env))
 
     def expression(self, t: Tensor, definition: Expr) -> None:
-        matcher = Matcher(self.dims)
+        matcher = Matcher(self.dims, self.identified, self.walk.fixed)
         needs = matcher.match(definition, self.s.value, self.domain)
         if needs is None:
             assert matcher.difference is not None
@@ -354,23 +441,32 @@ class _StoreEvents:
         for n in needs.values():
             e = n.element
             instances = self.dims, n.domain
-            self.read(n.cell, e.source.name, e.index, Role.NEEDS_COMPLETE, instances, location=e.location)
+            self.read(
+                n.cell, e.source.name, e.index, Role.NEEDS_COMPLETE, instances, given=n.given, location=e.location
+            )
 
     def read(
         self, cell: Read, tensor: str, index: tuple[Affine, ...], role: Role,
         instances: tuple[Dims, isl.Set] | None = None, points: tuple[Affine, ...] = (), *,
-        location: Location | None = None,
+        given: tuple[Affine, ...] = (), location: Location | None = None,
     ) -> None:  # fmt: skip
+        """given: what is known (``>= 0``) of the numbers from memory where it is read."""
         buffer = cell.source
         if not isinstance(buffer, Buffer):
             raise self.wrong(f"{cell} is not in a buffer")
         if buffer.dtype != self.walk.tensors[tensor].dtype:
             raise self.wrong(f"{cell} is {buffer.dtype}, elements of {tensor} are {self.walk.tensors[tensor].dtype}")
         dims, domain = instances or (self.dims, self.domain)
+        if given:
+            domain, dims = with_data(domain, dims, given)
+            domain = domain.intersect(where(given, dims))
         self.access(buffer, cell.index, tensor, index, role, dims, domain, points, location)
 
-    def write(self, role: Role, points: tuple[Affine, ...] = ()) -> None:
+    def write(self, role: Role, points: tuple[Affine, ...] = (), read: tuple[Affine, ...] = ()) -> None:
+        """read: the numbers that decide which points count."""
         i = self.s.instance
+        if role.defines:
+            self.unconditional()
         dims, domain = (self.dims, self.domain) if role.defines else self.over
         t = self.walk.tensors[i.tensor]
         if points:
@@ -378,7 +474,7 @@ class _StoreEvents:
             extents = tuple([a.extent for a in t.definition.reduce_axes])
             self.found.inside.append(Inside(self.step, points, extents, dims, domain, f"the points of {t.name}"))
         self.found.inside.append(Inside(self.step, i.index, t.shape, dims, domain, f"the definition of {t.name}"))
-        self.access(self.s.buffer, self.s.index, i.tensor, i.index, role, dims, domain, points, None)
+        self.access(self.s.buffer, self.s.index, i.tensor, i.index, role, dims, domain, (*points, *read), None)
 
     def access(
         self, buffer: Buffer, cell: tuple[Affine, ...], tensor: str, index: tuple[Affine, ...], role: Role,
@@ -391,13 +487,15 @@ class _StoreEvents:
             raise self.wrong(f"{buffer} is allocated as {place.buffer}")
         if len(cell) != len(buffer.shape):
             raise self.wrong(f"{buffer.name} has rank {len(buffer.shape)}, {len(cell)} indices are given")
+        moves = role in (Role.JOIN, Role.COMBINE, Role.NEEDS_POINTS) and len(dims) > len(self.dims)
+        domain, dims = with_data(domain, dims, (*cell, *index, *points))
         self.found.inside.append(Inside(self.step, cell, buffer.shape, dims, domain, f"buffer {buffer.name}"))
         folded = tuple([c % f if f else c for c, f in zip(cell, buffer.fold)]) + cell[len(buffer.fold) :]
         add = self.found.events.append
         if not buffer.banks:
-            add(Event(self.step, place, folded, tensor, index, role, dims, domain, points, location))
+            add(Event(self.step, place, folded, tensor, index, role, dims, domain, points, location, moves))
             return
         for n, bank in enumerate([self.path.places[b] for b in buffer.banks]):
             part = domain.intersect(zero(folded[0] - n, dims))
             if not part.is_empty():
-                add(Event(self.step, bank, folded[1:], tensor, index, role, dims, part, points, location))
+                add(Event(self.step, bank, folded[1:], tensor, index, role, dims, part, points, location, moves))

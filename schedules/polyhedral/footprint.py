@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tensordsl.affine import Affine, Atom, Quasi, interval
+from tensordsl.affine import Affine, Atom, Datum, Quasi, interval
+from tensordsl.errors import InternalError
 
 #: Points enumerated at most for one group of rows; beyond it the count is an upper bound.
 ENUMERATED = 1 << 18
@@ -68,6 +69,7 @@ class Footprint:
 
     def __init__(self, index: Sequence[Affine], axes: Sequence[str]) -> None:
         self.axes = tuple(axes)
+        index = [_scattered(i) for i in index]
         position = {name: n for n, name in enumerate(self.axes)}
         rows = [r for r in (_row(e, position) for e in index) if r.linear or r.rest.terms]
         self.groups = tuple(_groups(rows))
@@ -111,12 +113,19 @@ class Footprint:
         return np.where((table < 1).any(axis=-1), 0, total) if len(self.axes) else total
 
 
+def _scattered(e: Affine) -> Affine:
+    """A number from memory counts as if it were another one at every place it is read from."""
+    return e.map_data(lambda d: sum(d.index, Affine()))
+
+
 def _row(e: Affine, position: Mapping[str, int]) -> _Row:
     linear: dict[int, int] = {}
     rest: dict[Atom, int] = {}
     for atom, coefficient in e.terms:
         if isinstance(atom, str):
             terms: tuple[tuple[Atom, int], ...] = ((str(position[atom]), 1),) if atom in position else ()
+        elif isinstance(atom, Datum):
+            raise InternalError(f"{atom} in a footprint")  # replaced before
         else:
             here = {n: Affine.of(str(position[n])) if n in position else Affine() for n in atom.argument.names()}
             terms = _quasi(atom, here).terms
@@ -216,7 +225,7 @@ def _evaluate(e: Affine, values: Mapping[str, Counts]) -> Counts:
     for atom, c in e.terms:
         if isinstance(atom, str):
             total = total + c * values[atom]
-        else:
+        elif isinstance(atom, Quasi):
             inner = _evaluate(atom.argument, values)
             total = total + c * (inner // atom.by if atom.kind == "div" else inner % atom.by)
     return np.asarray(total, np.int64)

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import islpy as isl
 
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Datum, Quasi
 from tensordsl.errors import InternalError
 
 Dims = tuple[str, ...]
@@ -68,13 +68,14 @@ def _zero(n: int) -> isl.Aff:
 
 @lru_cache(maxsize=_CACHED)
 def aff(e: Affine, dims: Dims) -> isl.Aff:
-    """The expression as a function of a point of ``dims``."""
+    """The expression as a function of a point of ``dims``; a number read from memory is a dimension named
+    like its text."""
     a = _zero(len(dims))
     if e.const:
         a = a.set_constant_val(e.const)
     for atom, coefficient in e.terms:
-        if isinstance(atom, str):
-            a = a.set_coefficient_val(IN, dims.index(atom), coefficient)
+        if not isinstance(atom, Quasi):
+            a = a.set_coefficient_val(IN, dims.index(str(atom)), coefficient)
             continue
         part = aff(atom.argument, dims)
         part = part.mod_val(atom.by) if atom.kind == "mod" else part.scale_down_val(atom.by).floor()
@@ -114,6 +115,27 @@ def box(names: Sequence[str], extents: Sequence[int]) -> tuple[Affine, ...]:
         v = Affine.of(name)
         found += (v, extent - 1 - v)
     return tuple(found)
+
+
+def with_data(domain: isl.Set, dims: Dims, exprs: Iterable[Affine]) -> tuple[isl.Set, Dims]:
+    """The domain with a dimension for each number that the expressions read from memory.
+
+    All values of its range are there: which one it is, nobody knows.
+    """
+    new = {str(d): d for e in exprs for d in e.data() if str(d) not in dims}
+    if not new:
+        return domain, dims
+    known = (*dims, *new)
+    bounds: list[Affine] = []
+    for d in new.values():
+        v = Affine(((d, 1),))
+        bounds += (v - d.low, d.high - v)
+    return domain.add_dims(SET, len(new)).intersect(where(tuple(bounds), known)), known
+
+
+def data_of(exprs: Iterable[Affine]) -> tuple[Datum, ...]:
+    """The different numbers that some expressions read from memory."""
+    return tuple({str(d): d for e in exprs for d in e.data()}.values())
 
 
 def named(names: Iterable[str]) -> tuple[Affine, ...]:

@@ -13,6 +13,7 @@ from tensordsl.schedules.polyhedral.events import Event, Loop, Place, Refuted, R
 from tensordsl.schedules.polyhedral.isl_build import fixed, multi, named, ordered, point
 
 from tensordsl.affine import Affine
+from tensordsl.combination import Combination
 
 _COMBINES = (Role.COMBINE, Role.NEEDS_STATE)
 
@@ -44,7 +45,9 @@ def check_races(events: Iterable[Event], ordered_tensors: Container[str] = ()) -
 
 
 def _reduces_lanes(a: Event, b: Event, loop: Loop) -> bool:
-    if loop.kind != "vector" or a.step is not b.step or a.step.store is None or not a.step.store.op:
+    if loop.kind != "vector" or a.step is not b.step or a.step.store is None:
+        return False
+    if not a.step.store.op or isinstance(a.step.store.op, Combination):  # the machine has no step for the latter
         return False
     return all(e.role in _COMBINES and all(loop.var not in c.names() for c in e.cell) for e in (a, b))
 
@@ -73,7 +76,7 @@ def _separated(w: Event, a: Event, loop: Loop, depth: int) -> bool:
     for x, y in zip(w.cell, a.cell):
         if x == y and x.coefficient(loop.var) and x.names() <= around:
             others = [atom for atom, _ in x.terms if atom != loop.var]
-            if all(isinstance(atom, str) or loop.var not in atom.argument.names() for atom in others):
+            if all(isinstance(atom, str) or loop.var not in atom.names() for atom in others):
                 return True
     return False
 

@@ -29,6 +29,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
     OUT,
     box,
     coordinates,
+    data_of,
     fixed,
     multi,
     named,
@@ -41,6 +42,7 @@ from tensordsl.schedules.polyhedral.isl_build import (
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.tensor import Definition
 
@@ -118,7 +120,7 @@ class _Scope:
             if e.role is Role.NEEDS_COMPLETE:
                 right = [w for w in self.definitions if w.tensor == e.tensor]
                 self.complete(e, self.last(e, self.definitions, right, "element", _needs), inits)
-            elif e.role is Role.NEEDS_STATE or (e.role is Role.COMBINE and e.dims == e.step.dims):
+            elif e.role is Role.NEEDS_STATE or (e.role is Role.COMBINE and not e.moves):
                 right = [w for w in self.definitions if w.tensor == e.tensor and w.role is Role.INIT]
                 self.last(e, self.definitions, right, "element", _needs)
                 if e.role is Role.NEEDS_STATE:
@@ -128,10 +130,11 @@ class _Scope:
         for i, u in enumerate(self.combines):
             for v in self.combines[i:]:
                 self.once(u, v, self.definitions if again else [])
-        if exact:
-            for u in self.combines:
-                for v in self.combines:
-                    self.in_order(u, v, self.definitions if again else [])
+        for u in self.combines:
+            if not ordered_points(self.program_definition(u.tensor), exact):
+                continue
+            for v in self.combines:
+                self.in_order(u, v, self.definitions if again else [])
 
     # -- relations between events
 
@@ -222,12 +225,19 @@ class _Scope:
         if todo.is_empty():
             return
         names = tuple([f"{x.name}'" for x in definition.reduce_axes])
-        dims = (*a.dims, *names)
         env = dict(zip([x.name for x in (*definition.axes, *definition.reduce_axes)], (*a.index, *named(names))))
-        counted = tuple([c.substitute(env) for c in expr.terms_where(definition.body, definition.reducer)])
-        points = where((*box(names, [x.extent for x in definition.reduce_axes]), *counted), dims)
+        counted = expr.terms_where(definition.body, definition.reducer)
+        read = {str(d): f"{d}'" for d in data_of(counted)}  # some numbers or other, whatever the nest reads
+        ranges = [
+            b for d in data_of(counted) for b in (Affine.of(read[str(d)]) - d.low, d.high - Affine.of(read[str(d)]))
+        ]
+        counted = tuple([c.map_data(lambda d: Affine.of(read[str(d)]), outer=True).substitute(env) for c in counted])
+        names = (*names, *read.values())
+        dims = (*a.dims, *names)
+        points = where((*box(names, [x.extent for x in definition.reduce_axes]), *ranges, *counted), dims)
         domain = todo.add_dims(isl.dim_type.set, len(names)).intersect(points)
-        self.last(replace(a, dims=dims, domain=domain, points=named(names)), inits, self.mine(a), "point", _incomplete)
+        wanted = named(names)
+        self.last(replace(a, dims=dims, domain=domain, points=wanted), inits, self.mine(a), "point", _incomplete)
 
     def program_definition(self, name: str) -> Definition | None:
         return next((t.definition for t in self.program.tensors if t.name == name), None)
@@ -250,13 +260,15 @@ class _Scope:
 
     def in_order(self, u: Event, v: Event, definitions: list[Event]) -> None:
         """No later combination has an earlier point, and no partial result is combined as a whole."""
-        definition = self.program_definition(u.tensor)
-        if u.tensor != v.tensor or definition is None or not rounds(definition):
+        if u.tensor != v.tensor:
             return
-        if u.role is Role.COMBINE and u.dims != u.step.dims:
+        if u.role is Role.COMBINE and u.moves:
             raise _Fails(partial(_merged, u))
-        earlier = isl.Map.lex_gt(space(len(u.points))).preimage_domain_multi_aff(multi(u.points, u.dims))
-        pairs = earlier.preimage_range_multi_aff(multi(v.points, v.dims)).intersect(self.after(u, v))
+        definition = self.program_definition(u.tensor)
+        assert definition is not None
+        count = len(definition.reduce_axes)  # the numbers that decide which points count come after
+        earlier = isl.Map.lex_gt(space(count)).preimage_domain_multi_aff(multi(u.points[:count], u.dims))
+        pairs = earlier.preimage_range_multi_aff(multi(v.points[:count], v.dims)).intersect(self.after(u, v))
         pairs = pairs.intersect(self.same(u, v, "element"))
         if pairs.is_empty():
             return
@@ -300,7 +312,16 @@ class _Scope:
 
 def rounds(d: Definition) -> bool:
     """Can the value of a reduction depend on the order of its points?"""
+    if isinstance(d.reducer, Monoid):
+        return True
     return d.reducer is not None and d.reducer.combine in ("add", "mul") and d.body.dtype.is_float
+
+
+def ordered_points(d: Definition | None, exact: bool) -> bool:
+    """Must a reduction combine its points in the written order?"""
+    if d is None or d.reducer is None:
+        return False
+    return (exact and rounds(d)) or (isinstance(d.reducer, Monoid) and not d.reducer.commutative)
 
 
 def _distinct(m: isl.Map, a: Event, b: Event) -> isl.Map:

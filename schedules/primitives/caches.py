@@ -31,7 +31,7 @@ from tensordsl.schedules.loopnest import (
     Store,
     buffers,
     children,
-    map_values,
+    map_accesses,
     rewrite,
     seq,
     stores,
@@ -49,7 +49,7 @@ from tensordsl.schedules.simplify import Context, context
 
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError, closest
-from tensordsl.expr import Expr, Read, reads
+from tensordsl.expr import Read, reads
 
 SCOPES = ("register", "stack", "workspace", "shared")
 
@@ -165,14 +165,14 @@ def _redirect(
     def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
         return tuple(index[d] - box[d].base for d in kept)
 
-    def value(e: Expr) -> Expr | None:
-        return Read(new, local(e.index), e.location) if isinstance(e, Read) and e.source is old else None
+    def cached(buffer: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
+        return (new, local(index)) if buffer is old else None
 
     def go(x: Stmt, here: Path) -> Stmt:
         if isinstance(x, Store):
             if stage is not None and stage_of(x, here) != stage:
                 return x
-            y = map_values(x, value) if means(x) else x
+            y = map_accesses(x, cached, stores=False) if means(x) else x
             assert isinstance(y, Store)
             return replace(y, buffer=new, index=local(x.index)) if stage is None and x.buffer is old else y
         return with_children(x, tuple([go(c, (*here, x)) for c in children(x)]))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import replace
 
-from tensordsl.schedules.analysis import tensor_names
+from tensordsl.schedules.analysis import read_in_index, tensor_names
 from tensordsl.schedules.locate import Path, fresh, homes, stage_of
 from tensordsl.schedules.loopnest import (
     Alloc,
+    Buffer,
     Seq,
     Stmt,
     buffers,
     children,
+    control_data,
     map_values,
     seq,
     stores,
@@ -25,8 +27,10 @@ from tensordsl.schedules.primitives.storage import replace_buffer
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
-from tensordsl import expr
-from tensordsl.affine import Affine
+from tensordsl import accesses, expr
+from tensordsl.affine import Affine, Datum
+from tensordsl.combination import Monoid
+from tensordsl.data_index import affine_value
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Axis, Const, Expr, Index, Op, Read, select
 from tensordsl.program import Program
@@ -51,22 +55,49 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     old = own_buffer(s, stage)
     if old.shape != tensor.shape or old.scope != "workspace":
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="inline before compute_at and caches")
+    if affine_value(d.body) is None and read_in_index(s.program, stage):
+        raise ScheduleError(f"elements of {stage} are used as indices", hint="compute_at it instead")
     program = inline_in_program(s.program, tensor, d)
     known = homes(s.nest)
     if any(st.instance.tensor == stage and st.instance.kind != "compute" for st, _ in stores(s.nest.body)):
         raise ScheduleError(f"copies of {stage} are kept elsewhere", hint="inline before compute_at and caches")
     body = without_alloc(without_stage(s.nest.body, stage), stage)
-    value = expr.transform(d.body, lambda e: replace(e, source=known[e.source.name]) if isinstance(e, Read) else None)
-    memo: dict[tuple[Affine, ...], Expr] = {}
+    if any(x.source is old for x in control_data(body)):
+        raise ScheduleError(f"elements of {stage} decide which iterations run", hint="compute_at it instead")
+    value = accesses.map_sources(d.body, lambda source: known[source.name])
+    return s.with_nest(map_values(body, _Inline(old, d, value)), program)
 
-    def inline(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and e.source is old:
-            if e.index not in memo:
-                memo[e.index] = expr.substitute(value, {a.name: i for a, i in zip(d.axes, e.index)})
-            return memo[e.index]
-        return None
 
-    return s.with_nest(map_values(body, inline), program)
+class _Inline:
+    """Replaces reads of a tensor or buffer, those in indices included, by its definition."""
+
+    def __init__(self, source: Tensor | Buffer, d: Definition, value: Expr) -> None:
+        self.source, self.d, self.value = source, d, value
+        self.memo: dict[tuple[Affine, ...], Expr] = {}
+
+    def __call__(self, e: Expr) -> Expr | None:
+        if isinstance(e, Index):
+            affine = e.affine.map_data(self.datum)
+            return None if affine is e.affine else Index(affine, e.dtype)
+        if not isinstance(e, Read):
+            return None
+        index = tuple([i.map_data(self.datum) for i in e.index])
+        if e.source is self.source:
+            return self.at(index)
+        return None if all(a is b for a, b in zip(index, e.index)) else replace(e, index=index)
+
+    def at(self, index: tuple[Affine, ...]) -> Expr:
+        if index not in self.memo:
+            self.memo[index] = expr.substitute(self.value, {a.name: i for a, i in zip(self.d.axes, index)})
+        return self.memo[index]
+
+    def datum(self, d: Datum) -> Affine:
+        if d.source is not self.source:
+            return Affine(((d, 1),))
+        found = affine_value(self.at(d.index))
+        if found is None:
+            raise ScheduleError(f"{d} is an index, its definition {self.at(d.index)} is none")
+        return found
 
 
 def inline_in_program(program: Program, tensor: Tensor, d: Definition) -> Program:
@@ -74,16 +105,7 @@ def inline_in_program(program: Program, tensor: Tensor, d: Definition) -> Progra
     for t in program.tensors:
         c = t.definition
         assert c is not None
-        memo: dict[tuple[Affine, ...], Expr] = {}
-
-        def inline(e: Expr, memo: dict[tuple[Affine, ...], Expr] = memo) -> Expr | None:
-            if isinstance(e, Read) and e.source is tensor:
-                if e.index not in memo:
-                    memo[e.index] = expr.substitute(d.body, {a.name: i for a, i in zip(d.axes, e.index)})
-                return memo[e.index]
-            return None
-
-        body = expr.transform(c.body, inline)
+        body = expr.transform(c.body, _Inline(tensor, d, d.body))
         if body is not c.body:
             new[t.name] = replace(c, body=body)
     return program.with_definitions(new)
@@ -94,7 +116,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     """Split a reduction into ``factor`` interleaved partial ones and their combination.
 
     The partial results form a stage of their own with one more dimension: independent accumulators
-    for vector lanes or threads.
+    for vector lanes or threads.  Where the order of the terms counts, each takes neighbours.
 
     Requires: the stage is a reduction whose loops are not ordered yet; ``axis`` is one of its
     reduction axes.  A size that does not divide is guarded by the identity.
@@ -104,7 +126,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     label = name or fresh(f"{stage}_rf", tensor_names(s.program))
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     return _replace_stage(s, stage, program, label)
 
 
@@ -124,15 +146,18 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     _require_free(program, label)
     size = d.reduce_axes[position].extent
     outer, lane = f"{axis}.o", f"{axis}.l"
+    steps = (size + factor - 1) // factor
     whole = Affine.of(outer) * factor + Affine.of(lane)
+    if isinstance(d.reducer, Monoid) and not d.reducer.commutative:  # each lane takes neighbours
+        if position:
+            raise ScheduleError(f"the terms of {stage} are combined in order, first along {d.reduce_axes[0].name}")
+        whole = Affine.of(lane) * steps + Affine.of(outer)
     body = expr.substitute(d.body, {axis: whole})
     if size % factor != 0:
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
-    partial = Definition(
-        axes, body, d.reducer, (*others[:position], Axis(outer, (size + factor - 1) // factor), *others[position:])
-    )
+    partial = Definition(axes, body, d.reducer, (*others[:position], Axis(outer, steps), *others[position:]))
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
     return program.with_definitions({stage: combined}, [added])
@@ -154,7 +179,7 @@ def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     if multiple < 1:
         raise ScheduleError(f"multiple={multiple} is not a positive integer")
     program = padded(s.program, stage, axis, multiple)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     shape = program[stage].shape
     if shape == tensor.shape:
         return _replace_stage(s, stage, program)
@@ -205,7 +230,7 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     tensor = defined(s, stage)
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
-    _require_unplaced(s, stage, tensor)
+    require_unplaced(s, stage, tensor)
     return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
 
 
@@ -287,7 +312,7 @@ def _require_acyclic(program: Program, stage: str) -> None:
             raise ScheduleError(f"{stage} belongs to a recurrence in order of {group.order}")
 
 
-def _require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
+def require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
     """The stage's loops stand by themselves as the definition wrote them, with nothing placed inside."""
     own: list[Stmt] = []
 
@@ -310,7 +335,15 @@ def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Sc
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
     known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}
-    new = seq(*[definition_nest(program[n], known) for n in (*added, stage)])
+    body = with_stage(s.nest.body, stage, seq(*[definition_nest(program[n], known) for n in (*added, stage)]))
+    for n in added:
+        element = tuple(Affine.of(f"@{d}") for d in range(len(fresh[n].shape)))
+        body = Alloc(known[n], body, n, element)
+    return s.with_nest(body, program)
+
+
+def with_stage(body: Stmt, stage: str, new: Stmt) -> Stmt:
+    """The nest with other loops in place of those of a stage."""
     placed = False
 
     def go(x: Stmt, path: Path) -> Stmt:
@@ -323,8 +356,4 @@ def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Sc
             return Seq(())
         return with_children(x, tuple([go(c, (*path, x)) for c in children(x)]))
 
-    body = go(s.nest.body, ())
-    for n in added:
-        element = tuple(Affine.of(f"@{d}") for d in range(len(fresh[n].shape)))
-        body = Alloc(known[n], body, n, element)
-    return s.with_nest(body, program)
+    return go(body, ())

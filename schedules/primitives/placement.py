@@ -27,7 +27,7 @@ from tensordsl.schedules.loopnest import (
     children,
     items,
     loop,
-    map_values,
+    map_accesses,
     rewrite,
     seq,
     stores,
@@ -43,7 +43,7 @@ from tensordsl.schedules.simplify import Context, context
 
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Expr, Read, reads
+from tensordsl.expr import reads
 from tensordsl.sizes import Size
 from tensordsl.tensor import Tensor
 
@@ -305,18 +305,10 @@ def _strip_loops(plain: Stmt, axes: Sequence[str]) -> Stmt:
 def rebase(body: Stmt, old: Buffer, new: Buffer, bases: Sequence[Affine]) -> Stmt:
     """Accesses to ``old`` as accesses to ``new``, whose cell 0 is the element at ``bases``."""
 
-    def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
-        return tuple(i - b for i, b in zip(index, bases))
+    def local(buffer: Buffer, index: tuple[Affine, ...]) -> tuple[Buffer, tuple[Affine, ...]] | None:
+        return (new, tuple(i - b for i, b in zip(index, bases))) if buffer is old else None
 
-    def value(e: Expr) -> Expr | None:
-        return Read(new, local(e.index), e.location) if isinstance(e, Read) and e.source is old else None
-
-    def store(x: Stmt) -> Stmt | None:
-        if isinstance(x, (Store, Prefetch)) and x.buffer is old:
-            return replace(x, buffer=new, index=local(x.index))
-        return None
-
-    return rewrite(map_values(body, value), store)
+    return map_accesses(body, local)
 
 
 @primitive

@@ -18,7 +18,7 @@ from tensordsl.schedules.loopnest import (
     Store,
     buffers,
     children,
-    map_values,
+    map_accesses,
     rewrite,
     stores,
     walk,
@@ -32,7 +32,7 @@ from tensordsl.schedules.simplify import context
 
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Expr, Read, reads
+from tensordsl.expr import reads
 
 
 def replace_buffer(s: Schedule, name: str, change: dict[str, object]) -> Schedule:
@@ -44,17 +44,10 @@ def replace_buffer(s: Schedule, name: str, change: dict[str, object]) -> Schedul
     def new(b: Buffer) -> Buffer:
         return memo.setdefault(id(b), replace(b, **change))  # type: ignore[arg-type]
 
-    def value(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and e.source.name == name:
-            return replace(e, source=new(e.source))  # type: ignore[arg-type]
-        return None
-
     def stmt(x: Stmt) -> Stmt | None:
-        if isinstance(x, (Store, Alloc, Prefetch)) and x.buffer.name == name:
-            return replace(x, buffer=new(x.buffer))
-        return None
+        return replace(x, buffer=new(x.buffer)) if isinstance(x, Alloc) and x.buffer.name == name else None
 
-    body = rewrite(map_values(s.nest.body, value), stmt)
+    body = map_accesses(rewrite(s.nest.body, stmt), lambda b, index: (new(b), index) if b.name == name else None)
     t = s.with_nest(body)
     parameters = tuple(new(p) if p.name == name else p for p in s.nest.parameters)
     return Schedule(t.program, LoopNest(t.program, parameters, t.nest.body), t.trace, t.checked)

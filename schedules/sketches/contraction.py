@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from tensordsl.schedules.analysis import Tile, definition_of, depends, leading, stride
+from tensordsl.schedules.analysis import Tile, decided_by_data, definition_of, depends, leading, stride
 from tensordsl.schedules.locate import fresh, stage_loops
 from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 
+from tensordsl.dtypes import TupleType
 from tensordsl.errors import ScheduleError
 from tensordsl.sizes import likely
 from tensordsl.targets import Target
@@ -48,9 +49,10 @@ def row_extent(t: Tensor, tile: Tile) -> int:
     return next((likely(a.extent) for a in definition_of(t).axes if a.name == tile.row), 1)
 
 
-def registers_needed(tile: Tile, mr: int, nv: int) -> int:
+def registers_needed(t: Tensor, tile: Tile, mr: int, nv: int) -> int:
     """Vector registers: accumulators, one set of streamed vectors, a broadcast operand."""
-    return mr * nv + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
+    parts = len(t.dtype.parts) if isinstance(t.dtype, TupleType) else 1
+    return mr * nv * parts + nv * max(1, len(tile.streams)) + (1 if tile.broadcasts else 0)
 
 
 def share(extent: int, tile: int) -> float:
@@ -84,14 +86,14 @@ def default_sizes(t: Tensor, tile: Tile, target: Target) -> TileSizes:
         if nv > 1 and (nv - 1) * lanes >= t.shape[-1]:
             break
         for mr in range(1, 33):
-            if mr > rows or registers_needed(tile, mr, nv) > target.registers:
+            if mr > rows or registers_needed(t, tile, mr, nv) > target.registers:
                 break
             score = tile_score(t, tile, target, mr, nv)
             if score > best:
                 best, choice = score, (mr, nv)
     mr, nv = choice
     main = next(a.extent for a in d.reduce_axes if a.name == tile.main)
-    chunks = -(-main // 1024)
+    chunks = 1 if tile.main in decided_by_data(d) else -(-main // 1024)
     kc = -(-main // chunks)
     # a block of the broadcast operand takes a quarter of the second-level cache
     fitting = max(mr, (target.caches[1] if len(target.caches) > 1 else 1 << 20) // 4 // max(1, kc * t.dtype.bytes))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from tensordsl.schedules.analysis import definition_of
-from tensordsl.schedules.plan import Plan, lanes_name, make_plan, partial_name
+from tensordsl.schedules.analysis import decided_by_data, definition_of
+from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_lanes, partial_name
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
 from tensordsl.schedules.sketches.contraction import (
@@ -18,10 +18,12 @@ from tensordsl.schedules.sketches.contraction import (
     row_extent,
     tile_score,
 )  # fmt: skip
+from tensordsl.schedules.sketches.data import apply_scatter, scatters
 from tensordsl.schedules.sketches.recurrence import apply_recurrence
 from tensordsl.schedules.sketches.rows import apply_partial, apply_pointwise, partial_width, try_step
 from tensordsl.schedules.sketches.streaming import streaming_sizes
 
+from tensordsl.combination import Monoid
 from tensordsl.program import Program
 from tensordsl.sizes import likely
 from tensordsl.targets import Target
@@ -48,6 +50,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
         lanes, rows = target.lanes(t.dtype), row_extent(t, tile)
         main = next(a.extent for a in definition_of(t).reduce_axes if a.name == tile.main)
         vectors = -(-t.shape[-1] // lanes)
+        ragged = tile.main in decided_by_data(definition_of(t))
         _hole(
             holes,
             default,
@@ -60,7 +63,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
             holes,
             default,
             f"{stage}.kc",
-            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main] + [main],
+            [c for c in (128, 192, 256, 384, 512, 768, 1024) if c < main and not ragged] + [main],
             sizes.kc,
         )
         _hole(holes, default, f"{stage}.mc", [c for c in (48, 96, 192, 384) if c < rows] + [rows], sizes.mc)
@@ -73,7 +76,7 @@ def derive(program: Program, target: Target) -> list[Sketch]:
     def allowed(p: Parameters) -> bool:
         for stage, tile in plan.tiles.items():
             mr, nv = p[f"{stage}.mr"], p[f"{stage}.nv"]
-            if registers_needed(tile, mr, nv) > target.registers + 1:
+            if registers_needed(planned[stage], tile, mr, nv) > target.registers + 1:
                 return False
             if p[f"{stage}.mc"] < mr or (p[f"{stage}.near"] and not p[f"{stage}.packed"]):
                 return False
@@ -103,13 +106,18 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = s.compute_inline(name)
     for name in plan.reciprocals:
         s = s.reciprocal(name)
+    halves: set[str] = set()
     for stage, axis in plan.partial.items():
         t = s.program[stage]
+        lanes = partial_lanes(t, target)
         extent = next(likely(a.extent) for a in definition_of(t).reduce_axes if a.name == axis)
-        width = partial_width(extent, p[f"{stage}.accumulators"], target.lanes(t.dtype))
+        width = partial_width(extent, p[f"{stage}.accumulators"], lanes)
         s = s.rfactor(stage, axis, width, partial_name(program, stage))
-        if width > target.lanes(t.dtype):
-            s = s.rfactor(stage, f"{axis}.l", target.lanes(t.dtype), lanes_name(program, stage))
+        if width > lanes:
+            s = s.rfactor(stage, f"{axis}.l", lanes, lanes_name(program, stage))
+        for name, size in half_names(program, stage, lanes):
+            s = s.rfactor(stage, definition_of(s.program[stage]).reduce_axes[0].name, size, name)
+            halves.add(name)
     for place in plan.placements:
         s = try_step(s, lambda x, place=place: x.compute_at(place.stage, place.consumer, place.axis))
     cyclic = [g for g in s.program.groups if g.order is not None]
@@ -117,7 +125,8 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
         s = try_step(s, lambda x, group=group: apply_recurrence(x, group, target))
     arranged = {t.name for g in cyclic for t in g.tensors}
     followers = set(plan.epilogues.values())
-    first, second = {partial_name(program, x) for x in plan.partial}, {lanes_name(program, x) for x in plan.partial}
+    first = {partial_name(program, x) for x in plan.partial}
+    second = {lanes_name(program, x) for x in plan.partial} | halves
     for t in s.program.tensors:
         stage = t.name
         if stage in arranged:
@@ -128,7 +137,10 @@ def build(program: Program, plan: Plan, p: Parameters, target: Target) -> Schedu
             s = try_step(s, lambda x, stage=stage: apply_partial(x, stage, stage in second))
         elif stage in plan.partial:
             lane = definition_of(t).reduce_axes[0].name
-            s = try_step(s, lambda x, stage=stage, lane=lane: x.vectorize(stage, lane))
+            kind = "unroll" if isinstance(definition_of(t).reducer, Monoid) else "vectorize"
+            s = try_step(s, lambda x, stage=stage, lane=lane, kind=kind: getattr(x, kind)(stage, lane))
+        elif scatters(t):
+            s = try_step(s, lambda x, stage=stage: apply_scatter(x, stage, target))
         elif stage not in followers:
             s = try_step(s, lambda x, stage=stage: apply_pointwise(x, stage, target))
     for stage, other in plan.jammed:

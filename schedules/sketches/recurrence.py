@@ -173,7 +173,7 @@ def _neighbours(st: Store, var: str) -> bool:
     def step(buffer: Buffer, index: tuple[Affine, ...]) -> int | None:
         total = 0
         for i, width in zip(index, buffer.strides()):
-            if any(var in atom.argument.names() for atom, _ in i.terms if not isinstance(atom, str)):
+            if any(var in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
                 return None
             total += i.coefficient(var) * width
         return total

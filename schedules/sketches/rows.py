@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tensordsl.schedules.analysis import definition_of
+from tensordsl.schedules.analysis import decided_by_data, definition_of
 from tensordsl.schedules.locate import own_loops, stage_loops
 from tensordsl.schedules.loopnest import buffers
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches.contraction import has_loop
+from tensordsl.schedules.sketches.data import apply_ragged
 from tensordsl.schedules.sketches.flat import flat, step_width
 from tensordsl.schedules.sketches.transposed import apply_transposition, transposition
 
@@ -59,6 +60,8 @@ def apply_pointwise(s: Schedule, stage: str, target: Target) -> Schedule:
     name = next(x for x in own if x in (axis, f"{stage}.{axis}"))
     lanes = target.lanes(t.dtype)
     if d.reducer is not None:
+        if axis in decided_by_data(d):
+            return apply_ragged(s, stage, name, target)
         if not step_width(t, d, d.axes[-1:], target):
             return s
         reductions = [x for a in d.reduce_axes for x in (a.name, f"{stage}.{a.name}") if x in own]

@@ -53,7 +53,29 @@ def _table() -> dict[tuple[str, str], Instruction]:
                 call = f"__builtin_ia32_p{name}{'s' if kind == 'i' else 'u'}{letter}256"
                 rows[name, t] = Instruction(gcc=f"({t}){call}(({v}){{0}}, ({v}){{1}})")
     rows.update(widenings((128, 256), "x"))
+    rows.update(_gathers())
     return rows
+
+
+def _gathers() -> dict[tuple[str, str], Instruction]:
+    """Elements at 32-bit offsets (operands: p, offsets, mask)."""
+    rows: dict[tuple[str, str], Instruction] = {}
+    for kind, bits, gcc, clang in (("f", 32, "siv8sf", "d_ps256"), ("i", 32, "siv8si", "d_d256")):
+        rows |= _gather(f"{kind}{bits}x8", f"i{bits}x8", gcc, clang, bits // 8)
+    for kind, bits, gcc, clang in (("f", 64, "siv4df", "d_pd256"), ("i", 64, "siv4di", "d_q256")):
+        rows |= _gather(f"{kind}{bits}x4", f"i{bits}x4", gcc, clang, bits // 8)
+    return rows
+
+
+def _gather(t: str, m: str, gcc: str, clang: str, scale: int) -> dict[tuple[str, str], Instruction]:
+    def text(name: str, mask: str) -> str:
+        return f"({t})__builtin_ia32_gather{name}(({t}){{{{0}}}}, (const void *){{0}}, {{1}}, ({t}){mask}, {scale})"
+
+    every = f"(({m}){{{{0}}}} == 0)"
+    return {
+        ("gather_at", t): Instruction(text(gcc, every), text(clang, every)),
+        ("gather_at_masked", t): Instruction(text(gcc, "{2}"), text(clang, "{2}")),
+    }
 
 
 def widenings(sizes: tuple[int, ...], register: str) -> dict[tuple[str, str], Instruction]:

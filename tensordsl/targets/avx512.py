@@ -75,6 +75,11 @@ def _table() -> dict[tuple[str, str], Instruction]:
                     ("store_masked", v),
                     f"__builtin_ia32_storedqu{letters}{total}_mask((void *){{0}}, ({s}){{2}}, {mask})",
                 )
+    for t, letters in (("f32x16", "siv16sf"), ("i32x16", "siv16si"), ("f64x8", "siv8df"), ("i64x8", "siv8di")):
+        lanes, scale = int(t[4:]), int(t[1:3]) // 8
+        text = f"({t})__builtin_ia32_gather{letters}(({t}){{{{0}}}}, (const void *){{0}}, {{1}}, @, {scale})"
+        both(("gather_at", t), text.replace("@", f"({mask_type(lanes)})-1"))
+        both(("gather_at_masked", t), text.replace("@", "{2}"))
     rows.update(_conversions())
     for kind in "iu":
         for bits, letter in ((8, "b"), (16, "w"), (32, "d"), (64, "q")):
