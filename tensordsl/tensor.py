@@ -238,6 +238,8 @@ def placeholder(
     tensor.pitch = row_pitch(pitch, extents)
     if values is not None:
         _check_values(values, t, label)
+        if tensor.pitch != 0:
+            raise ProgramError(f"{label}: the values of rows that lie apart cannot be stated")
         tensor.values, tensor.stated = (values.start, values.stop - 1), True
     return tensor
 

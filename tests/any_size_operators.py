@@ -99,7 +99,17 @@ def slices(x: td.Tensor) -> td.Tensor:
     return x[1:] - x[: x.shape[0] - 1] + x[::-1][1:]
 
 
+@td.operator("token: int32[N] in range(50), table: float32[50, D]")
+def embedding(token: td.Tensor, table: td.Tensor) -> td.Tensor:
+    return td.compute(("N", "D"), lambda n, d: table[token[n], d], name="y")
+
+
+@td.operator("x: float32[M, N]; N >= 1; N <= 4096")
+def summaries(x: td.Tensor) -> tuple[td.Tensor, ...]:
+    return td.argmax(x, axis=1), td.logsumexp(x, axis=1), td.var(x, axis=1)
+
+
 OPERATORS = (
     scaled, fused_rows, linear_relu, linear, softmax, layer_norm, transposed, two_results, running, causal_scores,
-    convolution, blur, backwards, pairs, joined, in_place, slices,
+    convolution, blur, backwards, pairs, joined, in_place, slices, embedding, summaries,
 )  # fmt: skip

@@ -118,7 +118,7 @@ def _values_check(w: Writer, b: Buffer) -> list[str]:
     """An input whose elements are used as indices holds what the caller promises."""
     assert b.values is not None
     (low, high), name = b.values, w.names[b.name]
-    if not b.size():
+    if b.size() == 0:
         return []
     element = name if b.name in w.scalars else f"{name}[n]"
     whole = type_range(b.dtype)
@@ -132,7 +132,7 @@ def _values_check(w: Writer, b: Buffer) -> list[str]:
     return [
         "    {",
         "        int outside = 0;",
-        f"        for (int64_t n = 0; n < {b.size()}; n++) outside |= {fault};",
+        f"        for (int64_t n = 0; n < {functions.count_text(w, b.size())}; n++) outside |= {fault};",
         "        if (outside) return 5;",
         "    }",
     ]
