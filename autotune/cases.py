@@ -18,10 +18,12 @@ import numpy as np
 from tensordsl.autotune.measure import measuring_core, room_for_files
 from tensordsl.autotune.timing_c import REFERENCE_STEPS, timing_library
 from tensordsl.autotune.worker import Case, Parameter, Workplace
+from tensordsl.codegen.packed import is_packed, packed, packed_shape
 from tensordsl.codegen.runtime import parameters as kernel_parameters
 from tensordsl.codegen.toolchain import Toolchain
 from tensordsl.schedules.loopnest import LoopNest
 
+from tensordsl import dtypes
 from tensordsl.errors import TuneError
 from tensordsl.program import Program
 from tensordsl.targets import Target
@@ -57,7 +59,12 @@ def workplace(
 
     names: of cases, see `case_inputs`; kernels are timed on the last one.
     """
-    parameters = tuple(Parameter(p.name, p.shape, p.dtype.name, p.role) for p in kernel_parameters(nest))
+    parameters = tuple(
+        Parameter(p.name, packed_shape(p.shape), "uint8", p.role)
+        if is_packed(p.dtype)
+        else Parameter(p.name, p.shape, p.dtype.name, p.role)
+        for p in kernel_parameters(nest)
+    )
     by_value = [_c_type(program, p.name) if p.role == "scalar" else "" for p in parameters]
     cases = tuple(_write(program, parameters, folder, name) for name in names)
     return Workplace(
@@ -83,7 +90,9 @@ def _write(program: Program, parameters: Iterable[Parameter], folder: Path, name
     with room_for_files():
         for p in parameters:
             if p.role != "output":
-                np.save(folder / f"{name}.in.{p.name}.npy", inputs[p.name])
+                given = packed(inputs[p.name]) if is_packed(program[p.name].dtype) else inputs[p.name]
+                bits = given if given.dtype.isbuiltin == 1 else given.view(f"u{given.itemsize}")
+                np.save(folder / f"{name}.in.{p.name}.npy", bits)  # numpy's files know its own types only
             if p.role in ("output", "inplace"):
                 output = taken_over.get(p.name, p.name)
                 np.save(folder / f"{name}.out.{p.name}.npy", expected[output])
@@ -109,9 +118,11 @@ def case_inputs(program: Program, name: str, seed: int = _SEED) -> Arrays:
 
 def _with_specials(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """One element in sixteen replaced."""
-    facts = np.finfo(values.dtype)
-    specials = [0.0, -0.0, facts.smallest_subnormal, -3 * facts.smallest_subnormal, facts.tiny, 1e-20, 1e15, -1e15]
-    chosen = np.array(specials, dtype=values.dtype)[rng.integers(0, len(specials), values.shape)]
+    facts = dtypes.dtype(values.dtype).limits
+    least, tiny = float(facts.smallest_subnormal), float(facts.tiny)
+    large = min(1e15, float(facts.max) ** 0.4)
+    specials = np.array([0.0, -0.0, least, -3 * least, tiny, 1e-20, large, -large]).astype(values.dtype)
+    chosen = specials[rng.integers(0, len(specials), values.shape)]
     if (values > 0).all():  # the program needs positive numbers
         chosen = np.maximum(np.abs(chosen), facts.tiny)
     replaced: np.ndarray[Any, Any] = np.where(rng.random(values.shape) < 1 / 16, chosen, values)

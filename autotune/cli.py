@@ -128,6 +128,7 @@ def build(
 @click.option("--program", "what", flag_value="program", help="The definitions.")
 @click.option("--nest", "what", flag_value="nest", default=True, help="The loop nest (default).")
 @click.option("--c", "what", flag_value="c", help="The C text.")
+@click.option("--debug", "what", flag_value="debug", help="The C text of the debug build: every access checked.")
 @click.option("--trace", "what", flag_value="trace", help="The schedule as Python.")
 @click.option("--why", "what", flag_value="why", help="The limiting resource and the share of its peak.")
 @_SET
@@ -160,6 +161,12 @@ def _c_text(found: Found, target: Target) -> str:
     return to_c(found.schedule.nest, target).text
 
 
+def _debug_text(found: Found, target: Target) -> str:
+    from tensordsl.codegen.checked import checked_source
+
+    return checked_source(found.schedule.nest, target)[0].text
+
+
 def _why_lines(found: Found, target: Target, cold: bool) -> Iterator[str]:
     from tensordsl.autotune.why import why
 
@@ -170,6 +177,7 @@ _SHOWN: Mapping[str, Callable[[Any, Any], str]] = {
     "nest": lambda found, target: str(found.schedule.nest),
     "trace": lambda found, target: found.schedule.trace.to_python(),
     "c": _c_text,
+    "debug": _debug_text,
 }
 
 

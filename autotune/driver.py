@@ -31,6 +31,7 @@ from tensordsl.autotune.session import (
 from tensordsl.autotune.space import DEFAULT, Candidate, Space
 from tensordsl.autotune.workload import Cache, Workload, workload
 from tensordsl.codegen.c.printer import to_c
+from tensordsl.codegen.checked import checked_kernel
 from tensordsl.codegen.compile import CompiledKernel, compile_source, compile_sources
 from tensordsl.codegen.runtime import Kernel
 from tensordsl.codegen.source import Source
@@ -57,17 +58,19 @@ def compile(
     sizes: Sequence[Sizes] = (),
     log_dir: Union[str, Path, None] = None,
     cache: Cache = "warm",
+    debug: bool = False,
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
     An Operator, or a program with open dimensions, gives one kernel for all their sizes (`GeneralKernel`).
     sizes: for which it has kernels of their own beside the general one, as dictionaries.
     log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
-    `tune`).  Raises BuildError where there is no compiler.
+    `tune`).  debug: plain loops that check every access to memory and name the line of a wrong one.
+    Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
     if isinstance(program, Schedule):
-        return kernel_of(program.validate(), machine)
+        return kernel_of(program.validate(), machine, debug)
 
     def best(p: Program) -> Schedule:
         found = best_schedule(p, machine, log_dir, cache)
@@ -75,13 +78,17 @@ def compile(
         return found.schedule
 
     if isinstance(program, Operator) or (isinstance(program, Program) and program.free):
+        if debug:
+            raise ProgramError(
+                f"compile: {program.name} is for all sizes, a debug build is for some", hint="bind them: op.bind(...)"
+            )
         return compile_operator(program, machine, sizes, best)
     _check_program("compile", program)
     if sizes:
         raise ProgramError(
             f"compile: {program.name} has no open dimensions", hint="compile the operator, or leave out sizes="
         )
-    return kernel_of(best(program), machine)
+    return kernel_of(best(program), machine, debug)
 
 
 def best_schedule(
@@ -93,10 +100,14 @@ def best_schedule(
     return lookup.find(program, target, key, lookup.log_directory(log_dir), compiler_id())
 
 
-def kernel_of(schedule: Schedule, target: Union[str, Target] = "native") -> Kernel:
-    """A schedule as a callable kernel."""
+def kernel_of(schedule: Schedule, target: Union[str, Target] = "native", debug: bool = False) -> Kernel:
+    """A schedule as a callable kernel.  debug: one that checks every access to memory."""
     if schedule.program.free:
+        if debug:
+            raise ProgramError(f"compile: {schedule.program.name} is for all sizes, a debug build is for some")
         return compile_guarded([schedule], targets.target(target))
+    if debug:
+        return checked_kernel(schedule.nest, targets.target(target), schedule)
     source = to_c(schedule.nest, targets.target(target))
     return Kernel(compile_source(source), schedule.nest, schedule)
 

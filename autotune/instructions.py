@@ -173,7 +173,7 @@ class _Counter:
         found = self.found
         depth = len(scope.loops)
         vector = next((f for f, _ in reversed(scope.loops) if f.kind == "vector"), None)
-        lanes = max(1, self.vector_bytes // s.buffer.dtype.bytes)
+        lanes = max(1, self.vector_bytes // s.buffer.dtype.computed.bytes)
         total = scope.count(depth)
         serial = np.ones(_SAMPLES)
         packets = np.ones(_SAMPLES)

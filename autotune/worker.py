@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 from tensordsl.codegen.runtime import CallStruct
 
+from tensordsl.dtypes import ALL
+
 _ZONE = 4096  # bytes on each side of an array
 _POISON = 0xFF  # four of them are a NaN in every float type, and -1 in every integer type
 _SLOW_PHASE = 1.15  # times the best reference time, past which a round is repeated
@@ -143,7 +145,7 @@ class Worker:
         self.timing = _load(place.timing_library)
         for name in ("tuner_time", "tuner_time_cold", "tuner_reference"):
             getattr(self.timing, name).restype = ctypes.c_int64
-        self.buffers = [Guarded(p.shape, np.dtype(p.dtype)) for p in place.parameters]
+        self.buffers = [Guarded(p.shape, ALL[p.dtype].numpy) for p in place.parameters]
         pointers = (ctypes.c_void_p * max(1, len(self.buffers)))(*[b.address for b in self.buffers])
         self.pointers = pointers
         self.workspace = Guarded((0,), np.dtype("uint8"))
@@ -208,7 +210,7 @@ class Worker:
     def _file(self, case: Case, kind: str, p: Parameter) -> np.ndarray[Any, Any]:
         path = Path(self.place.folder) / f"{case.name}.{kind}.{p.name}.npy"
         array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array
+        return array.view(ALL[p.dtype].numpy) if kind == "in" else array
 
     def _fill(self, case: Case) -> None:
         """Inputs of the case; outputs poisoned."""
@@ -229,7 +231,7 @@ class Worker:
                     return f"it writes to the input {p.name}"
                 continue
             expected = self._file(case, "out", p)
-            if case.exact or b.array.dtype.kind != "f":
+            if case.exact or not ALL[p.dtype].is_inexact:
                 wrong = b.array != expected.astype(b.array.dtype)
             else:
                 wrong = _outside(b.array, expected, self._file(case, "tol", p))
@@ -301,7 +303,7 @@ def _outside(
     """Where a result is further from the reference than allowed; infinities and NaN must agree."""
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = expected.astype(found.dtype)
-        close = np.abs(found.astype(np.float64) - expected) <= tolerance
+        close = np.abs(found.astype(expected.dtype) - expected) <= tolerance
     same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
     result: np.ndarray[Any, Any] = ~(close | same)
     return result

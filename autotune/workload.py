@@ -87,9 +87,11 @@ def canonical_names(program: Program) -> tuple[tuple[str, ...], ...]:
 
 def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     """The program with its tensors and axes named as ``canonical_names`` of an equal one gave them."""
-    fresh: dict[str, Tensor] = {}
-    for t, given in zip((*program.inputs, *program.tensors), names):
-        fresh[t.name] = new = replace(t, name=given[0], definition=None, named=True)
+    every = (*program.inputs, *program.tensors)
+    # all at once: recurrences read each other
+    fresh = {t.name: replace(t, name=given[0], definition=None, named=True) for t, given in zip(every, names)}
+    for t, given in zip(every, names):
+        new = fresh[t.name]
         if t.definition is None:
             continue
         d = t.definition

@@ -10,6 +10,8 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tensordsl.dtypes import ALL
 from tensordsl.errors import BuildError
 
@@ -17,8 +19,11 @@ from tensordsl.errors import BuildError
 _HOST_DEVICES = {1, 3, 11, 13}
 _DEVICE_NAMES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14: "oneapi"}
 #: DLDataTypeCode -> kind of `DType`.
-_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
-_NAMES = {(t.kind, t.bits): t.name for t in ALL.values()}
+_KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
+_CODES = {kind: code for code, kind in _KINDS.items()}
+_OTHER_CODES = {"bfloat16": 4, "float8_e4m3fn": 10, "float8_e5m2": 12}
+#: (code, bits) -> name
+_NAMES = {(_OTHER_CODES.get(t.name, _CODES[t.kind]), t.bits): t.name for t in ALL.values() if t.bits >= 8}
 _READ_ONLY = 1
 
 
@@ -75,6 +80,17 @@ class View:
     read_only: bool
     owner: Any
 
+    def copied(self) -> np.ndarray[Any, Any]:
+        """The elements in an array of their own, in C order."""
+        kind = ALL[self.dtype].numpy
+        span = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
+        memory = (ctypes.c_char * (span * kind.itemsize)).from_address(self.address)
+        bytes_apart = [s * kind.itemsize for s in self.strides]
+        seen = np.lib.stride_tricks.as_strided(
+            np.frombuffer(memoryview(memory), kind), self.shape, bytes_apart, writeable=False
+        )
+        return np.array(seen, order="C")
+
     @property
     def contiguous(self) -> bool:
         """Whether the elements lie in C order without gaps."""
@@ -107,8 +123,8 @@ def view(array: Any, name: str) -> View:
         tensor, read_only = _Tensor.from_address(_pointer(capsule, b"dltensor")), False
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _packed(shape)
-    kind_bits = (_KINDS.get(tensor.dtype.code, "?"), tensor.dtype.bits)
-    dtype = _NAMES.get(kind_bits, f"dlpack code {tensor.dtype.code}, {tensor.dtype.bits} bits")
+    code_bits = (tensor.dtype.code, tensor.dtype.bits)
+    dtype = _NAMES.get(code_bits, f"dlpack code {tensor.dtype.code}, {tensor.dtype.bits} bits")
     if tensor.dtype.lanes != 1:
         dtype = f"{dtype} x {tensor.dtype.lanes}"
     address = (tensor.data or 0) + tensor.byte_offset

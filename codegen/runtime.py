@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from tensordsl.codegen import dlpack, rows
 from tensordsl.codegen.compile import CompiledKernel
+from tensordsl.codegen.packed import is_packed, packed, packed_shape
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.loopnest import LoopNest
 
-from tensordsl.dtypes import DType
+from tensordsl.dtypes import ALL, DType
 from tensordsl.errors import BuildError, InternalError
 from tensordsl.interpreter import check_values
 from tensordsl.sizes import Size
@@ -42,10 +43,34 @@ _Memory = ctypes.c_char * 0
 _memory: Callable[[Any], Any] = _Memory.from_buffer
 _address = ctypes.addressof
 _ndarray = np.ndarray
+
+
+def _view_memory(array: Any) -> Any:
+    """The memory of an array of a type that has no buffer format (bfloat16 and others of ml_dtypes)."""
+    return _memory(array.view(f"u{array.itemsize}"))
+
+
+def _packed_memory(array: Any) -> Any:
+    """The memory of a packed copy of 4-bit integers."""
+    return _memory(packed(array))
+
+
+def _bits(t: DType) -> Callable[[Any], Any]:
+    """A number as the bits that a kernel takes for a narrow float by value."""
+    size = ctypes.c_uint16 if t.bits == 16 else ctypes.c_uint8
+
+    def argument(value: Any) -> Any:
+        with np.errstate(over="ignore"):
+            return size(int(np.array(value, t.numpy).view(f"u{t.bytes}")))
+
+    return argument
+
+
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "bool": ctypes.c_uint8, "int8": ctypes.c_int8, "int16": ctypes.c_int16, "int32": ctypes.c_int32,
     "int64": ctypes.c_int64, "uint8": ctypes.c_uint8, "uint16": ctypes.c_uint16, "uint32": ctypes.c_uint32,
     "uint64": ctypes.c_uint64, "float32": ctypes.c_float, "float64": ctypes.c_double,
+    **{t.name: _bits(t) for t in ALL.values() if t.is_float and t.bits < 32},
 }  # fmt: skip
 _REALS = (float, int)
 _WORKSPACE_ALIGNMENT = 64
@@ -78,14 +103,15 @@ class Parameter:
     output: str = ""  # the name of the output an in-place argument becomes
     real: Callable[[float], Any] | None = None  # makes the argument of a floating-point scalar
     pitch: int = 0  # elements between rows (0: they follow each other)
+    memory: Callable[[Any], Any] = _memory  # an object at the memory of an array
 
     def at(self, sizes: Mapping[str, int]) -> Parameter:
         """The parameter for some sizes of the dimensions that its shape leaves open."""
         if not any(isinstance(e, Size) for e in (*self.shape, self.pitch)):
             return self
         *shape, pitch = [e.at(sizes) if isinstance(e, Size) else e for e in (*self.shape, self.pitch)]
-        elements = math.prod(shape[:-1]) * (pitch or shape[-1])
-        return replace(self, shape=tuple(shape), pitch=pitch, bytes=elements * self.dtype.bytes)
+        size = _bytes(self.dtype, (*shape[:-1], pitch or shape[-1]))
+        return replace(self, shape=tuple(shape), pitch=pitch, bytes=size)
 
     def __str__(self) -> str:
         return (
@@ -93,6 +119,11 @@ class Parameter:
             if self.shape
             else (f"{self.name}: {self.dtype}")
         )
+
+
+def _bytes(t: DType, shape: Sequence[int]) -> int:
+    """The memory that elements take."""
+    return math.prod(packed_shape(tuple(shape))) if is_packed(t) else math.prod(shape) * t.bytes
 
 
 def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
@@ -105,15 +136,17 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
     taken_over = {source: output for output, source in program.inplace.items()}
     found = []
     for b in nest.parameters:
-        role: Literal["scalar", "input", "inplace", "output"] = "input" if b.shape else "scalar"
+        # C has no complex arguments that all compilers pass alike: they come by pointer
+        role: Literal["scalar", "input", "inplace", "output"] = "input" if b.shape or b.dtype.is_complex else "scalar"
         if b.name in outputs:
             role = "output"
         elif b.name in taken_over:
             role = "inplace"
-        size = b.size() * b.dtype.bytes
+        size = _bytes(b.dtype, (*b.shape[:-1], b.pitch) if b.pitch != 0 else b.shape)
         real = _SCALARS[b.dtype.name] if role == "scalar" and b.dtype.is_float else None
-        numpy = np.dtype(b.dtype.name)
-        found.append(Parameter(b.name, b.dtype, numpy, b.shape, role, size, taken_over.get(b.name, ""), real, b.pitch))
+        memory = _memory if b.dtype.numpy.isbuiltin == 1 else _packed_memory if is_packed(b.dtype) else _view_memory
+        taken = taken_over.get(b.name, "")
+        found.append(Parameter(b.name, b.dtype, b.dtype.numpy, b.shape, role, size, taken, real, b.pitch, memory))
     return tuple(found)
 
 
@@ -184,18 +217,18 @@ class Kernel:
                     return None
                 arguments.append(p.real(value))
             elif type(value) is _ndarray and value.dtype is p.numpy and value.shape == p.shape and value.flags.carray:
-                arguments.append(_memory(value))
+                arguments.append(p.memory(value))
             else:
                 return None
         if out is None:
             out = np.empty(target.shape, target.numpy)
-            memory = _memory(out)
+            memory = target.memory(out)
         else:
             if not (
                 type(out) is _ndarray and out.dtype is target.numpy and out.shape == target.shape and out.flags.carray
             ):
                 return None
-            memory = _memory(out)
+            memory = target.memory(out)
             begin = _address(memory)
             end = begin + target.bytes
             for p, argument in zip(self._inputs, arguments):
@@ -226,9 +259,14 @@ class Kernel:
                 )
         for p in self._outputs:
             value = given.get(p.name)
+            if value is None and convert is not None and p.memory is not _memory:
+                raise BuildError(
+                    f"{p.name} is {p.dtype}, of which numpy gives no array to another framework",
+                    hint="give an array to write into: out=",
+                )
             if value is None:
                 value = np.empty(p.shape, p.numpy)
-                arguments[p.name] = _Argument(_memory(value), value if convert is None else convert(value), value)
+                arguments[p.name] = _Argument(p.memory(value), value if convert is None else convert(value), value)
             else:
                 arguments[p.name] = _array(p, value, written=True)
         _refuse_overlap([(p, arguments[p.name]) for p in self.parameters])
@@ -347,6 +385,10 @@ def _scalar(p: Parameter, value: Any) -> _Argument:
 
 def _array(p: Parameter, value: Any, written: bool) -> _Argument:
     """A checked array.  What is not contiguous goes through a temporary."""
+    if is_packed(p.dtype):
+        return _packed_array(p, value)
+    if p.dtype.is_complex and not p.shape and isinstance(value, (int, float, complex, np.number)):
+        value = np.array(value, p.numpy)
     if not isinstance(value, np.ndarray):
         return _foreign(p, value, written)
     _check(p, value.dtype, value.shape)
@@ -357,11 +399,23 @@ def _array(p: Parameter, value: Any, written: bool) -> _Argument:
         target = value if written and owner is not value else None
         return _passed(p, address, value, owner if target is None else owner[..., : p.shape[-1]], target)
     if value.flags.carray:
-        return _passed(p, _address(_memory(value)), value, value)
+        return _passed(p, _address(p.memory(value)), value, value)
     if value.flags.c_contiguous:  # read-only or unaligned
         return _passed(p, value.ctypes.data, value, value)
     temporary = np.ascontiguousarray(value)
     return _passed(p, temporary.ctypes.data, value, temporary, value if written else None)
+
+
+def _packed_array(p: Parameter, value: Any) -> _Argument:
+    """4-bit integers: packed here, or bytes in which they are packed already."""
+    if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        value = np.from_dlpack(value)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape == packed_shape(p.shape):
+        value = np.ascontiguousarray(value)
+    else:
+        _check(p, getattr(value, "dtype", type(value).__name__), np.shape(value))
+        value = packed(value)
+    return _passed(p, value.ctypes.data, None, value)
 
 
 def _foreign(p: Parameter, value: Any, written: bool) -> _Argument:
@@ -378,7 +432,7 @@ def _foreign(p: Parameter, value: Any, written: bool) -> _Argument:
         )
     if not rows.dense(p):
         return _array(p, np.from_dlpack(value), written)
-    temporary = np.ascontiguousarray(np.from_dlpack(value))
+    temporary = seen.copied()
     return _passed(p, temporary.ctypes.data, value, temporary)
 
 

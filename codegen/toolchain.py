@@ -37,7 +37,8 @@ BASE_FLAGS = (
 )  # fmt: skip
 #: gcc 12 turns a guarded scalar load (``j < 7 ? p[j] : 0``) into a masked one, and that into a blend which reads
 #: the whole vector, past the end of the array; kernels with vector loops have no such loop to lose.
-GCC_FLAGS = ("-fno-tree-loop-if-convert",)
+#: It also takes the bound of a partial tile (``j < min(2, 19 - 2*i)``) for its count, and reads what a full one would.
+GCC_FLAGS = ("-fno-tree-loop-if-convert", "-fno-aggressive-loop-optimizations")
 #: Generated kernels spread over 20 candidates take 1 to 2 s; beyond this a candidate is hopeless.
 TIMEOUT_S = 60.0
 #: Lines of C shown on each side of a compiler's error.

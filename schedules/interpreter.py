@@ -16,6 +16,7 @@ from tensordsl.schedules.loopnest import LoopNest
 from tensordsl.schedules.nest_python import Marked, Memory, NestCode, cells_of
 from tensordsl.schedules.scalar_python import GLOBALS
 
+from tensordsl.arithmetic import numpy_type
 from tensordsl.errors import ScheduleError, closest
 from tensordsl.instances import sizes_of
 
@@ -89,9 +90,10 @@ class Meaning:
         a = np.asarray(arrays[b.name])
         if a.shape != b.shape:
             raise ScheduleError(f"interpret: input {b} got an array of shape {a.shape}")
-        if b.dtype.is_float and self.dtype == "float64":
-            return a.astype(np.float64).ravel().tolist()  # type: ignore[no-any-return]
-        return a.astype(b.dtype.name).ravel().tolist()  # type: ignore[no-any-return]
+        if b.dtype.is_inexact and self.dtype == "float64":
+            return a.astype(numpy_type(b.dtype, "float64")).ravel().tolist()  # type: ignore[no-any-return]
+        a = a.astype(b.dtype.numpy)
+        return a.astype(numpy_type(b.dtype, "float64")).ravel().tolist()  # type: ignore[no-any-return]
 
     def _unload(self, m: Memory, cells: list[Any]) -> np.ndarray[Any, Any]:
         b = m.buffer
@@ -100,8 +102,8 @@ class Meaning:
             raise ScheduleError(
                 f"{self.nest.name}: output {b.name}{[int(x) for x in at]} is never written", context=self.nest
             )
-        name = "float64" if b.dtype.is_float and self.dtype == "float64" else b.dtype.name
-        return np.array(cells, dtype=name).reshape(b.extents())
+        kind = numpy_type(b.dtype, "float64") if self.dtype == "float64" else b.dtype.numpy
+        return np.array(cells, dtype=kind).reshape(b.extents())
 
     def _fail(self, number: int, values: tuple[int, ...]) -> NoReturn:
         site = self._sites[number]

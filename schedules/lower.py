@@ -131,12 +131,12 @@ def loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) ->
         lo, hi = [Affine()], [Affine.of(a.extent)]
         inside: list[Affine] = []
         for c in mine:
-            match c.coefficient(a.name):
-                case 1:
-                    lo.append(Affine.of(a.name) - c)
-                case -1:
-                    hi.append(c + Affine.of(a.name) + 1)
-                case _:
-                    inside.append(c)
+            v, factor = Affine.of(a.name), c.coefficient(a.name)
+            if abs(factor) != 1 or a.name in (c - v * factor).names():  # such as k - k % 2
+                inside.append(c)
+            elif factor == 1:
+                lo.append(v - c)
+            else:
+                hi.append(c + v + 1)
         body = For(a.name, tuple(lo), tuple(hi), If(tuple(inside), body) if inside else body)
     return If(where, body) if where else body

@@ -7,6 +7,7 @@ several arms share and nothing else needs.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tensordsl import expr
+from tensordsl import dtypes, expr
 from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.expr import Const, Expr, Index, Op, Read
@@ -39,6 +40,19 @@ def _real(fast: Callable[..., float], exact: Any) -> Callable[..., float]:
     return call
 
 
+def _complex(fast: Callable[..., complex], exact: Any) -> Callable[..., complex]:
+    """A function of complex numbers that gives inf and nan where Python raises (numpy's answer)."""
+
+    def call(*args: complex) -> complex:
+        try:
+            return fast(*args)
+        except (ValueError, OverflowError, ZeroDivisionError):
+            with np.errstate(all="ignore"):
+                return complex(exact(*[np.complex128(a) for a in args]))
+
+    return call
+
+
 def _maximum(a: Any, b: Any) -> Any:
     return a if a > b or a != a else b
 
@@ -53,17 +67,29 @@ def _truncate(value: float, dtype_name: str) -> int:
     return int(value)
 
 
-def round_to_float32(value: float) -> float:
-    """The nearest float32, as a Python float."""
-    return float(np.float32(value))
+def _rounding(t: DType) -> Callable[[Any], Any]:
+    """The nearest number of a type, as a Python float or complex number."""
+    kind, python = t.numpy.type, complex if t.is_complex else float
+
+    def nearest(value: Any) -> Any:
+        with np.errstate(over="ignore"):
+            return python(kind(value))
+
+    return nearest
+
+
+#: float type -> the name of its rounding in the generated text
+ROUNDINGS = {t.name: f"round_{t.name}" for t in dtypes.ALL.values() if t.is_inexact and t.real.name != "float64"}
 
 
 #: Names the generated text may use.
 GLOBALS: dict[str, Any] = {
     "inf": math.inf,
     "nan": math.nan,
-    "f32": round_to_float32,
+    **{name: _rounding(dtypes.ALL[t]) for t, name in ROUNDINGS.items()},
     "truncate": _truncate,
+    "c_div": _complex(lambda a, b: a / b, np.divide),
+    "c_exp": _complex(cmath.exp, np.exp),
     "maximum": _maximum,
     "minimum": _minimum,
     "r_div": _real(lambda a, b: a / b, np.divide),
@@ -81,6 +107,7 @@ GLOBALS: dict[str, Any] = {
     "r_sin": _real(math.sin, np.sin),
     "r_cos": _real(math.cos, np.cos),
     "r_floor": _real(lambda x: float(math.floor(x)), np.floor),
+    "r_round": _real(lambda x: math.copysign(round(x), x), np.rint),  # Python's goes to even as well
     "r_ceil": _real(lambda x: float(math.ceil(x)), np.ceil),
 }
 
@@ -106,10 +133,13 @@ def convert(code: str, source: DType, to: DType, single: bool) -> str:
     """A value of one type as another: towards zero from float to integer, wrapping into integers."""
     if to.kind == "b":
         return code if source.kind == "b" else f"({code} != 0)"
+    if to.is_complex:
+        code = code if source.is_complex else f"complex({code})"
+        return f"{ROUNDINGS[to.name]}({code})" if single and to.name in ROUNDINGS and source != to else code
     if to.is_float:
         if not source.is_float:
             code = f"float({code})"
-        return f"f32({code})" if single and to.bits == 32 and source != to else code
+        return f"{ROUNDINGS[to.name]}({code})" if single and to.name in ROUNDINGS and source != to else code
     if source.is_float:
         return wrap(f"truncate({code}, {to.name!r})", to)
     if source.kind == "b":
@@ -126,6 +156,10 @@ def operation(name: str, args: list[str], t: DType, single: bool) -> str:
         return f"{args[0]}[{name[4:]}]"
     if name in _INFIX:
         code = f"({args[0]} {_INFIX[name]} {args[1]})"
+    elif name in ("real", "imag"):
+        return f"{args[0]}.{name}"
+    elif name == "conj":
+        return f"{args[0]}.conjugate()"
     elif name == "neg":
         code = f"(-{args[0]})"
     elif name == "not":
@@ -134,12 +168,16 @@ def operation(name: str, args: list[str], t: DType, single: bool) -> str:
         code = f"{name}imum({args[0]}, {args[1]})"
     elif name == "abs":
         code = f"abs({args[0]})"
+        if t.is_complex and single and t.name in ROUNDINGS:
+            return f"{ROUNDINGS[t.real.name]}({code})"
+    elif t.is_complex:
+        code = f"c_{name}({', '.join(args)})"
     elif name in ("floordiv", "mod") and not t.is_float:
         code = f"({args[0]} {'//' if name == 'floordiv' else '%'} {args[1]})"
     else:
         code = f"r_{name}({', '.join(args)})"
-    if single and t.name == "float32" and name not in expr.COMPARISONS | {"max", "min", "neg", "abs"}:
-        code = f"f32({code})"
+    if single and t.name in ROUNDINGS and name not in expr.COMPARISONS | {"max", "min", "neg", "abs"}:
+        code = f"{ROUNDINGS[t.name]}({code})"
     return code
 
 
@@ -178,7 +216,7 @@ class ScalarCode:
     """Appends the statements of one expression to ``lines`` and names its value.
 
     affine: text of an index expression.  load(read, indent) emits the checks of a read and returns
-    its value's text; it may append lines.  single: round every float32 operation to float32.
+    its value's text; it may append lines.  single: round every float operation to its type.
     """
 
     def __init__(
@@ -248,9 +286,12 @@ class ScalarCode:
 
     def _node(self, x: Expr, indent: str) -> None:
         if isinstance(x, Const):
-            code, depth = repr(x.value), 0
-            if self.single and x.dtype.name == "float32":
-                code = repr(round_to_float32(float(x.value)))
+            number: Any = x.value
+            if self.single and x.dtype.name in ROUNDINGS:
+                number = GLOBALS[ROUNDINGS[x.dtype.name]](number)
+            code, depth = repr(number), 0
+            if x.dtype.is_complex:
+                code = f"complex({number.real!r}, {number.imag!r})"
             if not code[0].isdigit():
                 code = f"({code})"
         elif isinstance(x, Index):

@@ -23,12 +23,14 @@ _HOMES: dict[str, tuple[str, str]] = {
             "cast",
             "ceil",
             "clip",
+            "conj",
             "cos",
             "equal",
             "erf",
             "exp",
             "exp2",
             "floor",
+            "imag",
             "log",
             "log2",
             "max",
@@ -38,6 +40,9 @@ _HOMES: dict[str, tuple[str, str]] = {
             "not_equal",
             "pow",
             "prod",
+            "real",
+            "rint",
+            "round",
             "rsqrt",
             "select",
             "sigmoid",
@@ -86,7 +91,11 @@ _HOMES: dict[str, tuple[str, str]] = {
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'tensordsl' has no attribute {name!r}")
+        if name.startswith("_"):
+            raise AttributeError(f"module 'tensordsl' has no attribute {name!r}")
+        from tensordsl.refusals import absent
+
+        raise absent(name, "tensordsl", _HOMES)
     module = importlib.import_module(home[0])
     value = getattr(module, home[1]) if home[1] else module
     globals()[name] = value

@@ -29,12 +29,14 @@ from tensordsl.functions import abs as abs
 from tensordsl.functions import cast as cast
 from tensordsl.functions import ceil as ceil
 from tensordsl.functions import clip as clip
+from tensordsl.functions import conj as conj
 from tensordsl.functions import cos as cos
 from tensordsl.functions import equal as equal
 from tensordsl.functions import erf as erf
 from tensordsl.functions import exp as exp
 from tensordsl.functions import exp2 as exp2
 from tensordsl.functions import floor as floor
+from tensordsl.functions import imag as imag
 from tensordsl.functions import log as log
 from tensordsl.functions import log2 as log2
 from tensordsl.functions import max as max
@@ -44,6 +46,9 @@ from tensordsl.functions import minimum as minimum
 from tensordsl.functions import not_equal as not_equal
 from tensordsl.functions import pow as pow
 from tensordsl.functions import prod as prod
+from tensordsl.functions import real as real
+from tensordsl.functions import rint as rint
+from tensordsl.functions import round as round
 from tensordsl.functions import rsqrt as rsqrt
 from tensordsl.functions import select as select
 from tensordsl.functions import sigmoid as sigmoid

@@ -151,7 +151,13 @@ class Affine:
     def __sub__(self, other: AffineLike) -> Affine:
         if type(other) is int:
             return Affine(self.terms, self.const - other)
-        return self + -Affine.of(other)
+        other = Affine.of(other)
+        if not other.terms:
+            return Affine(self.terms, self.const - other.const)
+        total = dict(self.terms)
+        for atom, coefficient in other.terms:
+            total[atom] = total.get(atom, 0) - coefficient
+        return Affine.build(total, self.const - other.const)
 
     def __rsub__(self, other: AffineLike) -> Affine:
         return Affine.of(other) - self

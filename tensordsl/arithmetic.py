@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tensordsl.dtypes import DType, TupleType
 
 Array = npt.NDArray[Any]
-#: "float64": floats are computed in float64 whatever their type; "float32": in their own type.
+#: "float64": floats are computed in float64 whatever their type; "float32": in their own type
+#: (narrower ones in float32, each result rounded).
 Precision = Literal["float64", "float32"]
 
 
@@ -33,7 +34,17 @@ def numpy_type(t: DType, precision: Precision) -> np.dtype[Any]:
     """The numpy type in which values of a DType are computed and stored."""
     if isinstance(t, TupleType):
         return np.dtype([(f"part{n}", numpy_type(p, precision)) for n, p in enumerate(t.parts)])
-    return np.dtype(np.float64 if t.is_float and precision == "float64" else t.name)
+    if t.is_complex and precision == "float64":
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64) if t.is_float and precision == "float64" else t.computed.numpy
+
+
+def rounded(value: Array, t: DType) -> Array:
+    """Values of a type that are held in a wider one, rounded to it."""
+    if isinstance(t, TupleType) or t.computed is t or not t.is_float:
+        return value
+    with np.errstate(over="ignore"):
+        return value.astype(t.numpy).astype(value.dtype)
 
 
 def _erf(x: Array) -> Array:
@@ -63,6 +74,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "not": np.invert,
     "neg": np.negative,
     "abs": np.abs,
+    "real": np.real,
+    "imag": np.imag,
+    "conj": np.conj,
     "sqrt": np.sqrt,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "exp": np.exp,
@@ -75,6 +89,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cos": np.cos,
     "floor": np.floor,
     "ceil": np.ceil,
+    "round": np.rint,
 }
 
 #: name of a reducer -> the numpy function whose ``.reduce`` it is

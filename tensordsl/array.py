@@ -137,8 +137,11 @@ def _reduction(name: str, x: Tensor, axis: Axes, keepdims: bool) -> tuple[tuple[
     body: Expr = Read(x, tuple(Affine.of(n) for n in names), user_location())
     if body.dtype.kind == "b" and name in ("sum", "prod"):
         body = expr.cast(body, "int64")
+    if body.dtype.is_complex and name in ("max", "min"):
+        raise ProgramError(f"{name}: complex numbers have no order", hint="reduce td.abs, td.real or td.imag")
     if over:
-        body = Reduce(REDUCERS[name], tuple(Axis(names[d], x.shape[d]) for d in over), body, user_location())
+        axes = tuple(Axis(names[d], x.shape[d]) for d in over)
+        body = Reduce(REDUCERS[name], axes, expr.operand(body), user_location())
     return tuple(kept), body
 
 
@@ -151,7 +154,7 @@ def reduce(name: str, x: Tensor, axis: Axes = None, keepdims: bool = False) -> T
 def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean over dimensions, a float."""
     source = _tensor(x, "mean")
-    if not source.dtype.is_float:
+    if not source.dtype.is_inexact:
         source = astype(source, "float32")
     axes, total = _reduction("sum", source, axis, keepdims)
     count = 1
@@ -229,7 +232,7 @@ def einsum(subscripts: str, *operands: Tensor) -> Tensor:
     reduced = tuple(Axis(label, n) for label, n in extents.items() if label not in kept)
     body = _product(reads)
     if reduced:
-        body = Reduce(REDUCERS["sum"], reduced, body, user_location())
+        body = Reduce(REDUCERS["sum"], reduced, expr.operand(body), user_location())
     return define(axes, body, None, label="einsum")
 
 

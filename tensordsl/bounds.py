@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensordsl import expr
-from tensordsl.affine import Affine, Interval, Quasi, interval, without_data
+from tensordsl.affine import Affine, Dim, Interval, Quasi, interval, without_data
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr, Index, Read
+from tensordsl.expr import Axis, Expr, Index, Read, Reduce
 from tensordsl.sizes import in_words
 from tensordsl.tensor import Tensor
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 #: Points that are enumerated where intervals and corners do not decide.
 ENUMERATED = 1 << 20
 _CORNERS = 4096
+#: Nodes under different conditions that are told apart.
+CASES = 1000
 #: Sums that may be formed to eliminate one variable.
 _MOST_PAIRS = 400
 
 
 def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
-    """Each read with the affine conditions (each ``>= 0``) of the selects around it."""
+    """Each read with the affine conditions (each ``>= 0``) of the selects around it; one that is needed in
+    several cases is listed with each."""
     found: list[tuple[Read, tuple[Affine, ...]]] = []
     seen: set[tuple[int, tuple[Affine, ...]]] = set()
 
@@ -39,7 +42,7 @@ def guarded_reads(body: Expr) -> list[tuple[Read, tuple[Affine, ...]]]:
             return
         if isinstance(e, Index):
             found.extend((r, given) for r in expr.data_reads((e.affine,)))
-        for child, facts in expr.guarded_children(e, given):
+        for child, facts in expr.guarded_children(e, given, len(seen) < CASES):
             go(child, facts)
 
     go(body, ())
@@ -174,6 +177,9 @@ def check(tensor: Tensor) -> None:
     ranges = ranges_of(tensor)
     for read, given in guarded_reads(d.body):
         for dim, (index, size) in enumerate(zip(read.index, read.source.shape)):
+            low, high = interval(index, ranges)
+            if low is not None and high is not None and low >= 0 and high < size:
+                continue
             for fault in (-index - 1, index - size):  # >= 0 where the read is out of bounds
                 found = satisfiable((fault, *given), ranges)
                 if found.point is not None:
@@ -186,3 +192,16 @@ def check(tensor: Tensor) -> None:
                         if any(True for _ in index.data())
                         else "guard the read with td.select, or change the shape",
                     )
+
+
+def inside(e: Reduce, around: Sequence[Axis]) -> bool:
+    """Is every read of a reduction in bounds without what is known around it?"""
+    nested = [a for x in expr.walk(e) if isinstance(x, Reduce) for a in x.axes]
+    ranges: dict[str, Interval] = {a.name: (0, a.extent - 1) for a in (*around, *nested)}
+    return all(
+        satisfiable((fault, *given), ranges).possible is False
+        for read, given in guarded_reads(e)
+        for index, size in zip(read.index, read.source.shape)
+        if {n for n in index.names() if not isinstance(n, Dim)} <= ranges.keys()
+        for fault in (-index - 1, index - size)
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensordsl.arithmetic import Array
+from tensordsl.arithmetic import Array, numpy_type
 from tensordsl.errors import ProgramError, traceback_location
 from tensordsl.interpreter import error_bound, interpret
 from tensordsl.program import Program
@@ -43,7 +43,7 @@ def check(
 
 
 def _call(program: Program, reference: Callable[..., Any], arrays: Mapping[str, Any]) -> list[Array]:
-    given = [np.asarray(arrays[t.name], "float64" if t.dtype.is_float else t.dtype.name) for t in program.inputs]
+    given = [np.asarray(arrays[t.name], numpy_type(t.dtype, "float64")) for t in program.inputs]
     try:
         result = reference(*given)
     except Exception as e:
@@ -63,7 +63,8 @@ def _compare(t: Tensor, found: Array, expected: Array, bound: Array, label: str)
         )
     with np.errstate(invalid="ignore"):
         allowed = bound + 1e-12 * np.abs(np.where(np.isfinite(expected), expected, 0))
-        same = (found == expected) | (np.abs(found - expected) <= allowed)
+        wide = np.result_type(found, expected, np.float64)
+        same = (found == expected) | (np.abs(found.astype(wide) - expected.astype(wide)) <= allowed)
     same |= (found != found) & (expected != expected)
     if not same.all():
         at = tuple(int(i) for i in np.argwhere(~same)[0])

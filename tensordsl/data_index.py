@@ -43,6 +43,8 @@ def subscript(e: Expr, what: str, location: Location | None) -> Affine:
             location=location,
             hint="convert it: td.cast(..., 'int32'); a condition chooses with td.select",
         )
+    if e.dtype.bits < 8:  # half a byte is no cell of its own
+        e = expr.cast(e, "int8")
     return _affine(e, what) or _pending(e, location)
 
 
@@ -68,7 +70,7 @@ def _affine(e: Expr, what: str) -> Affine | None:
         case Const():
             return Affine((), int(e.value))
         case Read():
-            return _datum(e, what)
+            return _datum(e, what) if e.dtype.bits >= 8 else None
         case Op(name="cast"):
             inner = e.args[0]
             if inner.dtype.kind not in "iu":

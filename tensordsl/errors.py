@@ -71,6 +71,8 @@ def traceback_location(error: BaseException) -> Location | None:
 def _is_users(file: str) -> bool:
     if file.startswith((*_INTERNAL, "<")):
         return False
+    if any(file.startswith(os.path.join(folder, "numpy") + os.sep) for folder in _INSTALLED):
+        return False  # np.sort(x) calls us from there
     return not file.startswith(_PYTHON) or file.startswith(_INSTALLED)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensordsl.affine import Affine, Datum, Interval, Quasi, interval
-from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type
+from tensordsl.arithmetic import Array, Precision, Undefined, apply, convert, numpy_type, rounded
 from tensordsl.causality import Group
 from tensordsl.combination import Monoid
 from tensordsl.contraction import contraction
@@ -145,8 +145,8 @@ class Evaluator:
         assert self.program is not None
         for t in self.program.inputs:
             array = np.ascontiguousarray(inputs[t.name], numpy_type(t.dtype, self.precision))
-            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_float else None
-            self.cells[t.name] = Value(array.reshape(t.shape), error)
+            error = self.rules.representation(array, t.dtype) if self.rules and t.dtype.is_inexact else None
+            self.cells[t.name] = Value(self._rounded(array, t.dtype).reshape(t.shape), error)
         with np.errstate(all="ignore"):
             for g in self.program.groups:
                 self._allocate(g)
@@ -213,7 +213,7 @@ class Evaluator:
     def _store(self, t: Tensor, box: Box, value: Value) -> None:
         cells = self.cells[t.name]
         part = tuple(slice(lo, hi) for lo, hi in box)
-        cells.value[part] = value.value
+        cells.value[part] = self._rounded(value.value, t.dtype)
         if value.error is None and cells.error is None:
             return
         if cells.error is None:
@@ -244,6 +244,7 @@ class Evaluator:
     def _value(self, e: Expr, frame: Frame, mask: Array | None) -> Value:
         if isinstance(e, Const):
             value = np.full((1,) * len(frame.shape), e.value, numpy_type(e.dtype, self.precision))
+            value = self._rounded(value, e.dtype)
             return Value(value, None if self.rules is None else self.rules.constant(e))
         if isinstance(e, Index):
             return Value(frame.affine(e.affine))
@@ -261,7 +262,11 @@ class Evaluator:
             value = convert(args[0].value, numpy_type(e.dtype, self.precision), mask)
         else:
             value = apply(e.name, [a.value for a in args], mask)
+        value = self._rounded(value, e.dtype)
         return Value(value, None if self.rules is None else self.rules.operation(e, args, value))
+
+    def _rounded(self, value: Array, t: DType) -> Array:
+        return value if self.precision == "float64" else rounded(value, t)
 
     def _read(self, r: Read, frame: Frame, mask: Array | None) -> Value:
         cells = self.cells[r.source.name]

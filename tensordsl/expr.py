@@ -15,6 +15,7 @@ from tensordsl import dtypes
 from tensordsl.affine import Affine
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
+from tensordsl.refusals import NoInteger, no_scalar, ufunc
 from tensordsl.sizes import Size
 
 if TYPE_CHECKING:
@@ -36,18 +37,23 @@ if TYPE_CHECKING:
 
 Number = Union[int, float, bool]
 #: What expressions are made of: a rank-0 tensor stands for its value.
-ExprLike = Union["Expr", "Tensor", int, float, bool]
+ExprLike = Union["Expr", "Tensor", int, float, bool, complex]
 
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "floordiv", "mod", "pow", "max", "min"})
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+_DIVISION = {"floordiv": "//", "mod": "%"}
 LOGICAL = frozenset({"and", "or", "not"})
 #: One-argument functions of a real number, evaluated in the operand's type.
 UNARY = frozenset(
-    ["neg", "abs", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil"]
+    ["neg", "abs", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "round"]
 )
+#: One-argument functions of a complex number that give a real one.
+PARTS = frozenset({"real", "imag"})
+#: What complex numbers have: no order, and few functions.
+COMPLEX = frozenset({"add", "sub", "mul", "div", "eq", "ne", "neg", "abs", "exp", "conj"}) | PARTS
 
 
-class Expr:
+class Expr(NoInteger):
     """Base of the nodes.  ``dtype`` is the type of the value."""
 
     __slots__ = ()
@@ -141,6 +147,9 @@ class Expr:
 
         return text(self)
 
+    __repr__ = __str__
+    __array_ufunc__ = ufunc
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Const(Expr):
@@ -191,6 +200,8 @@ class Reducer:
         return self.name
 
     def identity(self, t: DType) -> Const:
+        if t.is_complex:
+            return complex_constant(complex(self.name == "prod"), t)
         if self.name == "sum":
             return Const(0.0 if t.is_float else 0, t)
         if self.name == "prod":
@@ -233,10 +244,18 @@ class Reduce(Expr):
 # ---------------------------------------------------------------- construction
 
 
-def constant(value: Number, like: DType | None = None) -> Const:
+def complex_constant(value: complex, t: DType) -> Const:
+    """A literal of a complex type.  Numbers are real ones to a type checker: only these constants are not."""
+    return Const(complex(value), t)  # type: ignore[arg-type]
+
+
+def constant(value: Number | complex, like: DType | None = None) -> Const:
     """A literal; a Python number takes the type of what it meets."""
     if isinstance(value, bool):
         return Const(value, like or dtypes.bool_)
+    if isinstance(value, complex) or (like is not None and like.is_complex):
+        wide = like is not None and like.real is dtypes.float64
+        return complex_constant(complex(value), dtypes.complex128 if wide else dtypes.complex64)
     if isinstance(value, int):
         if like is not None and like.is_float:
             return Const(float(value), like)
@@ -252,7 +271,7 @@ def expression(value: object, like: DType | None = None) -> Expr:
         from tensordsl.counts import size_expression
 
         return size_expression(value, like)
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (bool, int, float, complex)):
         return constant(value, like)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy scalar
         return constant(value.item(), like)
@@ -263,7 +282,7 @@ def expression(value: object, like: DType | None = None) -> Expr:
             f"tensor {value.name!r} of rank {len(value.shape)} used as a scalar",  # type: ignore[attr-defined]
             hint="index it: x[i, j]",
         )
-    raise ProgramError(f"{value!r} ({type(value).__name__}) is not a scalar expression")
+    raise no_scalar(value)
 
 
 def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
@@ -272,31 +291,50 @@ def cast(value: ExprLike, to: dtypes.DTypeLike) -> Expr:
     e = expression(value)
     if e.dtype == t:
         return e
+    if t.bits < 8:
+        raise ProgramError(f"{t} is a type of inputs: such elements are read, never made", hint="cast to int8 instead")
+    if e.dtype.is_complex and not t.is_complex:
+        raise ProgramError(f"a {e.dtype} has no value of type {t}", hint="take a part of it: td.real, td.imag, td.abs")
     if isinstance(e, Const):
         v = e.value
+        if t.is_complex:
+            return complex_constant(v, t)
         return Const(bool(v) if t.kind == "b" else float(v) if t.is_float else int(v), t)
     return Op("cast", (e,), t)
 
 
+def operand(e: Expr) -> Expr:
+    """A value as operations take it: what a type only stores is converted."""
+    return cast(e, e.dtype.arithmetic)
+
+
 def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     """A two-argument operation with numpy's type promotion; affine integers stay affine."""
-    a = expression(left, right.dtype if isinstance(right, Expr) else None)
-    b = expression(right, a.dtype)
+    a = operand(expression(left, right.dtype if isinstance(right, Expr) else None))
+    b = operand(expression(right, a.dtype))
     folded = _affine(name, a, b)
     if folded is not None:
         return folded
+    if name in ("floordiv", "mod") and isinstance(b, Const) and not (b.value or a.dtype.is_float or b.dtype.is_float):
+        raise ProgramError(f"{a} {_DIVISION[name]} 0: a division of integers by zero")
+    if (a.dtype.is_complex or b.dtype.is_complex) and name not in COMPLEX:
+        raise _no_complex(name)
     if name in LOGICAL:
         for side in (a, b):
-            if side.dtype.kind == "f":
+            if side.dtype.is_inexact:
                 raise ProgramError(f"{name} needs integers or conditions, got {side.dtype}")
         t = dtypes.promote(a.dtype, b.dtype)
         return Op(name, (cast(a, t), cast(b, t)), t)
     t = dtypes.promote(a.dtype, b.dtype)
-    if name in ("div", "pow") and not t.is_float:
+    if name in ("div", "pow") and not t.is_inexact:
         t = dtypes.float64 if t.bits > 32 and not (isinstance(a, Index) or isinstance(b, Index)) else dtypes.float32
     if name in ARITHMETIC and t.kind == "b":
         t = dtypes.int64
     return Op(name, (cast(a, t), cast(b, t)), dtypes.bool_ if name in COMPARISONS else t)
+
+
+def _no_complex(name: str) -> ProgramError:
+    return ProgramError(f"{name} is not defined for complex numbers", legal=sorted(COMPLEX))
 
 
 def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
@@ -322,14 +360,15 @@ def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
         return Index(y * x.const if x.is_constant else x * y.const)
     if name in ("floordiv", "mod") and y.is_constant:
         if y.const < 1:
-            raise ProgramError(f"index {x} {name} {y.const}: the divisor of an index must be positive")
+            said = f"index {a if len(x.terms) == 1 and not x.const else f'({a})'} {_DIVISION[name]} {y.const}"
+            raise ProgramError(f"{said}: the divisor of an index must be positive")
         return Index(x // y.const if name == "floordiv" else x % y.const)
     return None
 
 
 def unary(name: str, value: ExprLike) -> Expr:
     """A one-argument operation; functions of reals take floats only (integers are cast)."""
-    e = expression(value)
+    e = operand(expression(value))
     if name in ("neg", "abs") and e.dtype.kind == "b":
         e = cast(e, dtypes.int64)
     if name == "neg" and isinstance(e, Index):
@@ -337,9 +376,11 @@ def unary(name: str, value: ExprLike) -> Expr:
     if name == "neg" and isinstance(e, Const):
         return Const(-e.value, e.dtype)
     if name == "not":
-        if e.dtype.kind == "f":
+        if e.dtype.is_inexact:
             raise ProgramError(f"not needs an integer or a condition, got {e.dtype}")
         return Op(name, (e,), e.dtype)
+    if name in PARTS | {"conj"} or e.dtype.is_complex:
+        return _complex_unary(name, e)
     if name not in UNARY:
         raise ProgramError(f"unknown function {name!r}", legal=sorted(UNARY))
     if name not in ("neg", "abs") and not e.dtype.is_float:
@@ -347,10 +388,19 @@ def unary(name: str, value: ExprLike) -> Expr:
     return Op(name, (e,), e.dtype)
 
 
+def _complex_unary(name: str, e: Expr) -> Expr:
+    """A function of a complex number; the parts and the conjugate of a real one are known."""
+    if name not in COMPLEX:
+        raise _no_complex(name)
+    if not e.dtype.is_complex:
+        return cast(constant(0), e.dtype) if name == "imag" else e
+    return Op(name, (e,), e.dtype.real if name in PARTS or name == "abs" else e.dtype)
+
+
 def select(condition: ExprLike, then: ExprLike, otherwise: ExprLike) -> Expr:
     """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
     c = expression(condition)
-    if c.dtype.kind == "f":
+    if c.dtype.is_inexact:
         raise ProgramError(f"the condition of select is {c.dtype}", hint="compare it: x > 0")
     a = expression(then, otherwise.dtype if isinstance(otherwise, Expr) else None)
     b = expression(otherwise, a.dtype)
@@ -500,14 +550,11 @@ def conditions(e: Expr, read: Callable[[Expr], Affine | None] | None = None) -> 
             if found is None or not any(True for _ in found.data()):
                 return None
             sides.append(found)
-    a, b = sides
-    return {
-        "ge": (a - b,),
-        "gt": (a - b - 1,),
-        "le": (b - a,),
-        "lt": (b - a - 1,),
-        "eq": (a - b, b - a),
-    }[e.name]
+    a, b = sides if e.name in ("ge", "gt", "eq") else sides[::-1]
+    difference = a - b
+    if e.name == "eq":
+        return (difference, -difference)
+    return (difference - 1,) if e.name in ("gt", "lt") else (difference,)
 
 
 def condition(facts: Iterable[Affine]) -> Expr:
@@ -519,16 +566,20 @@ def condition(facts: Iterable[Affine]) -> Expr:
     return constant(True) if result is None else result
 
 
-def guarded_children(e: Expr, given: tuple[Affine, ...]) -> list[tuple[Expr, tuple[Affine, ...]]]:
+def guarded_children(e: Expr, given: tuple[Affine, ...], split: bool = True) -> list[tuple[Expr, tuple[Affine, ...]]]:
     """The children of a node with what is known where they are needed: ``given`` and, inside a select by
-    affine conditions, those (each ``>= 0``)."""
+    affine conditions, those (each ``>= 0``).
+
+    split: where a conjunction fails, one of its conditions does: one entry for each case.
+    """
     if not (isinstance(e, Op) and e.name == "select"):
         return [(c, given) for c in children(e)]
     known = facts(e.args[0])
     holds = given + (known or ())
-    # the negation of a single condition is affine as well
-    fails = given + ((-known[0] - 1,) if known is not None and len(known) == 1 else ())
-    return [(e.args[0], given), (e.args[1], holds), (e.args[2], fails)]
+    fails = [given]
+    if known is not None and (split or len(known) == 1):
+        fails = [(*given, -c - 1) for c in known or (Affine(),)]
+    return [(e.args[0], given), (e.args[1], holds), *((e.args[2], f) for f in fails)]
 
 
 def restricted(e: Reduce, given: Sequence[Affine]) -> Reduce:

@@ -17,8 +17,8 @@ from tensordsl.errors import ProgramError, user_location
 from tensordsl.expr import REDUCERS, Expr, Reduce
 from tensordsl.tensor import Axes, ReduceAxis, Tensor
 
-Scalar = Union[Expr, float]
-Operand = Union[Tensor, Expr, float]
+Scalar = Union[Expr, complex]
+Operand = Union[Tensor, Expr, complex]
 ReduceAxes = Union[ReduceAxis, Sequence[ReduceAxis]]
 
 
@@ -76,7 +76,14 @@ sin = _unary("sin", "The sine of x radians.")
 cos = _unary("cos", "The cosine of x radians.")
 floor = _unary("floor", "The greatest integer not above x, in x's type.")
 ceil = _unary("ceil", "The least integer not below x, in x's type.")
+round = _unary("round", "The nearest integer, in x's type; the even one of two that are as near.")
+rint = round  #: the name numpy and C give to it
 sigmoid = _unary("sigmoid", "1 / (1 + exp(-x)).", lambda x: 1.0 / (1.0 + expr.unary("exp", -x)))
+
+
+real = _unary("real", "The real part of a complex number.")
+imag = _unary("imag", "The imaginary part of a complex number.")
+conj = _unary("conj", "The complex conjugate: the imaginary part with the other sign.")
 
 
 def _square(x: Expr) -> Expr:
@@ -91,7 +98,7 @@ def abs(x: Tensor) -> Tensor: ...
 @overload
 def abs(x: Scalar) -> Expr: ...
 def abs(x: Any) -> Any:
-    """The absolute value, in x's type."""
+    """The absolute value, in x's type; of a complex number, in the type of its parts."""
     return array.lift("abs", functools.partial(expr.unary, "abs"), x)
 
 
@@ -118,6 +125,11 @@ def select(condition: Scalar, then: Scalar, otherwise: Scalar) -> Expr: ...
 def select(condition: Operand, then: Operand, otherwise: Operand) -> Any: ...
 def select(condition: Any, then: Any, otherwise: Any) -> Any:
     """``then`` where the condition holds, else ``otherwise``; only the chosen side is evaluated."""
+    if isinstance(condition, bool):
+        raise ProgramError(
+            f"the condition of select is {condition}, a value of Python",
+            hint="== and != compare tensors as objects: td.equal(x, y); Python's own values need only Python's if",
+        )
     return array.lift("select", expr.select, condition, then, otherwise)
 
 
@@ -162,7 +174,9 @@ def _reduce(name: str, value: Any, axis: Any, keepdims: bool, where: Any = None)
     body = expr.expression(value)
     if body.dtype.kind == "b" and name in ("sum", "prod"):
         body = expr.cast(body, "int64")
-    reduction = Reduce(REDUCERS[name], tuple(a.axis for a in axes), body, user_location())
+    if body.dtype.is_complex and name in ("max", "min"):
+        raise ProgramError(f"{name}: complex numbers have no order", hint="reduce td.abs, td.real or td.imag")
+    reduction = Reduce(REDUCERS[name], tuple(a.axis for a in axes), expr.operand(body), user_location())
     return reduction if where is None else expr.where(reduction, expr.expression(where))
 
 

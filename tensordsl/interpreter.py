@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensordsl.arithmetic import Array, Precision
+from tensordsl.dtypes import ALL
 from tensordsl.errors import ProgramError, closest
 from tensordsl.evaluation import Evaluator
 from tensordsl.instances import sizes_of
@@ -34,7 +35,8 @@ def interpret(program: Program, inputs: Mapping[str, Any], dtype: Precision = "f
         raise ProgramError(f"interpret: unknown precision {dtype!r}", legal=("float64", "float32"))
     program = at_shapes(program, inputs)
     cells = Evaluator(program, dtype).run(checked(program, inputs))
-    return {t.name: cells[t.name].value for t in program.outputs}
+    found = {t.name: cells[t.name].value for t in program.outputs}
+    return found if dtype == "float64" else {t.name: found[t.name].astype(t.dtype.numpy) for t in program.outputs}
 
 
 def error_bound(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
@@ -75,7 +77,9 @@ def checked(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
         array = np.asarray(inputs[t.name])
         if array.shape != t.shape:
             raise ProgramError(f"{program.name}: input {t} got an array of shape {list(array.shape)}")
-        if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not t.dtype.is_float):
+        kind = array.dtype.kind if array.dtype.name not in ALL else ALL[array.dtype.name].kind
+        inexact = "f" if t.dtype.is_float else "fc" if t.dtype.is_complex else ""
+        if kind not in "biu" + inexact:
             raise ProgramError(f"{program.name}: input {t} got an array of {array.dtype}")
         check_values(program.name, t, array)
         arrays[t.name] = array

@@ -48,6 +48,11 @@ class Program:
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
+        for role, given in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(given, (tuple, list)):
+                raise ProgramError(
+                    f"the {role} of a program are a list of tensors, got {given!r}", hint="td.Program([x], [y])"
+                )
         with assuming(tuple(relations)):
             ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
         fields = {
@@ -281,6 +286,5 @@ def _require_defined(t: Tensor, reader: str) -> None:
     if t.definition is None:
         raise ProgramError(
             f"{reader} reads {t.name}, which is neither defined nor an input",
-            location=t.location,
             hint="add it to inputs=[...]",
         )

@@ -38,7 +38,7 @@ class Accumulator:
         self.error: Array | None = None
         self.magnitude: Array | None = None
         self.integral = True
-        if rules is not None and self.reducer == "sum" and t.dtype.is_float:
+        if rules is not None and self.reducer == "sum" and t.dtype.is_inexact:
             self.magnitude = np.zeros(shape)
 
     def add(self, part: Part, extents: tuple[int, ...], term: Value) -> None:

@@ -28,14 +28,19 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
 
     def draw(t: Tensor) -> Array:
         if t.stated and t.values is not None:
-            return np.asarray(rng.integers(t.values[0], t.values[1] + 1, t.shape)).astype(t.dtype.name)
+            return np.asarray(rng.integers(t.values[0], t.values[1] + 1, t.shape)).astype(t.dtype.numpy)
+        if t.dtype.is_complex:
+            parts = rng.standard_normal((2, *t.shape))
+            return np.asarray(parts[0] + 1j * parts[1]).astype(t.dtype.numpy)
         if t.dtype.is_float:
             values = rng.uniform(0.5, 1.5, t.shape) if positive else rng.standard_normal(t.shape)
-            return np.asarray(values).astype(t.dtype.name)
+            return np.asarray(values).astype(t.dtype.numpy)
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
-        low = 1 if divided else 0 if t.dtype.kind == "u" else -100
-        return np.asarray(rng.integers(low, 101, t.shape)).astype(t.dtype.name)
+        low, high = 1 if divided else 0 if t.dtype.kind == "u" else -100, 100
+        if t.dtype.bits < 8:
+            low, high = max(low, -8), 7
+        return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.inputs}
 
@@ -44,21 +49,26 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
     """Arrays of small integers in the declared types.
 
     Float sums and products of them are exact in any order as long as they stay below 2**24
-    (float32); the range, at most -4..4, is the largest for which all sums of products of the
+    (float32, less in narrower types); the range, at most -4..4, is the largest for which all sums of products of the
     program do.  `interpreter.error_bound` of such inputs is zero for programs of sums and products.
     """
     _require_sizes(program)
     positive = not all(_defined_everywhere(t) for t in program.tensors)
     divided = any(_divides_by_data(t) for t in program.tensors)
-    size = next((n for n in (4, 3, 2) if _largest(program, n) <= 2.0**24), 1)
+    types = {t.dtype for t in (*program.inputs, *program.tensors) if t.dtype.is_inexact}
+    most = min([2.0**24, *(1 / t.unit_roundoff for t in types)])
+    size = next((n for n in (4, 3, 2) if _largest(program, n) <= most), 1)
 
     def draw(t: Tensor) -> Array:
         if t.dtype.kind == "b":
             return np.asarray(rng.integers(0, 2, t.shape)).astype(bool)
         if t.stated and t.values is not None:
-            return np.asarray(rng.integers(t.values[0], t.values[1] + 1, t.shape)).astype(t.dtype.name)
+            return np.asarray(rng.integers(t.values[0], t.values[1] + 1, t.shape)).astype(t.dtype.numpy)
+        if t.dtype.is_complex:
+            whole = rng.integers(-size, size + 1, (2, *t.shape))
+            return np.asarray(whole[0] + 1j * whole[1]).astype(t.dtype.numpy)
         low = 1 if positive or divided else 0 if t.dtype.kind == "u" else -size
-        return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.name)
+        return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.inputs}
 
@@ -84,7 +94,7 @@ def _largest(program: Program, size: int) -> float:
         top: dict[int, float] = {}
         for e in expr.walk(d.body):
             if isinstance(e, Const):
-                top[id(e)] = abs(float(e.value))
+                top[id(e)] = abs(e.value)
             elif isinstance(e, Index):
                 top[id(e)] = float(max(abs(x or 0) for x in interval(e.affine, ranges)))
             elif isinstance(e, Read):
@@ -122,7 +132,7 @@ def _never_negative(e: Expr, depth: int) -> bool:
     if depth == 0:
         return False
     if isinstance(e, Const):
-        return e.value >= 0
+        return not e.dtype.is_complex and e.value >= 0
     if isinstance(e, Read):
         d = getattr(e.source, "definition", None)
         if e.source.dtype.kind in "ub":
@@ -139,4 +149,4 @@ def _never_negative(e: Expr, depth: int) -> bool:
     return any(signs) if e.name == "max" else all(signs) if e.name in _SIGN_KEEPING else False
 
 
-_SIGN_KEEPING = frozenset({"add", "mul", "div", "min", "select", "cast", "floor", "ceil"})
+_SIGN_KEEPING = frozenset({"add", "mul", "div", "min", "select", "cast", "floor", "ceil", "round"})

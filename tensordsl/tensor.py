@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union, overload
 
-from tensordsl import dtypes, expr
+from tensordsl import dtypes, expr, guards
 from tensordsl.affine import Affine, Datum, Dim
+from tensordsl.axes import hidden, shown, with_names
 from tensordsl.combination import Monoid
 from tensordsl.data_index import Pending, subscript
 from tensordsl.dimensions import DIMENSIONS, Extent, extent, row_pitch, sizes
@@ -21,6 +22,7 @@ from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
 from tensordsl.ranges import Range, known_range, type_range, value_range
+from tensordsl.refusals import NoArray
 from tensordsl.sizes import at_most, clash, greatest
 from tensordsl.summarised import Axes, Summarised
 from tensordsl.tensor_operators import TensorOperators
@@ -71,7 +73,13 @@ def causal_order(order: OrderLike | None) -> tuple[Causal, ...]:
     """The levels of a written order."""
     if order is None:
         return ()
+    if not isinstance(order, str) and not all(isinstance(o, str) for o in _sequence(order)):
+        raise ProgramError(f"order={order!r} names no axes", hint='as in order="i", order="-i" or order=("t", "i")')
     return tuple(Causal.of(o) for o in ((order,) if isinstance(order, str) else order))
+
+
+def _sequence(value: object) -> Sequence[object]:
+    return value if isinstance(value, (tuple, list)) else (value,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +111,8 @@ class Definition:
         return tuple(sorted(self.axes, key=lambda a: rank.get(a.name, len(rank))))
 
 
-@dataclass(eq=False, slots=True)
-class Tensor(TensorOperators, Summarised):
+@dataclass(eq=False, slots=True, repr=False)
+class Tensor(TensorOperators, Summarised, NoArray):
     """A named array of a program.  Immutable once its definition is set.
 
     ``x[i, j]`` with one scalar index per dimension reads an element; slices and numpy operators
@@ -120,8 +128,6 @@ class Tensor(TensorOperators, Summarised):
     values: Range | None = None  # what the elements are known to lie in, both ends included
     stated: bool = False  # the caller promises these values: a kernel checks them when it is called
     pitch: int = 0  # of an input: elements between rows in memory (0: rows follow each other)
-
-    __array_ufunc__ = None  # numpy arrays give way to our operators
 
     @property
     def ndim(self) -> int:
@@ -231,9 +237,10 @@ def placeholder(
     pitch: elements between the starts of neighbouring rows in memory, at least as many as a row has
         (None: rows follow each other).
     """
-    t = dtypes.dtype(dtype)
+    extents, t = sizes(shape), dtypes.dtype(dtype)
+    if t.bits < 8 and not extents:
+        raise ProgramError(f"{t} packs two elements into a byte, so it needs a dimension", hint="use int8")
     label = name or "x"
-    extents = sizes(shape)
     tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
     tensor.pitch = row_pitch(pitch, extents)
     if values is not None:
@@ -268,7 +275,9 @@ class ReduceAxis(Index):
 def reduce_axis(size: Extent, name: str | None = None) -> ReduceAxis:
     """An axis ``0 <= k < size`` for `sum`, `prod`, `max`, `min`; a dimension's name may be the size."""
     default = size.lower() if isinstance(size, str) and size.isidentifier() else "k"
-    return ReduceAxis(Axis(name or default, extent(size)))
+    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+        raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
+    return ReduceAxis(Axis(name or hidden(default), extent(size)))
 
 
 @overload
@@ -380,6 +389,9 @@ def _orders(order: OrderLike | Sequence[OrderLike], count: int) -> list[tuple[Ca
 
 
 def _declare(shape: tuple[int, ...], dtype: DType, name: str | None, label: str) -> Tensor:
+    if dtype.bits < 8:
+        hint = 'convert the elements: td.cast(x[i], "int8"), x.astype("int8")'
+        raise ProgramError(f"{name or label} would be {dtype}, a type of inputs: it is read, never made", hint=hint)
     return Tensor(name or label, shape, dtype, None, name is not None, user_location())
 
 
@@ -393,6 +405,7 @@ def _define(
     reducer: Reducer | Monoid | None = None
     reduced: tuple[Axis, ...] = ()
     if isinstance(body, Reduce):
+        body = with_names(body, axes)
         for a in body.axes:
             if any(a.name == other.name for other in axes):
                 raise ProgramError(
@@ -401,6 +414,7 @@ def _define(
                     hint="name it otherwise: td.reduce_axis(size, name=...)",
                 )
         reducer, reduced, body = body.reducer, body.axes, body.body
+    body = guards.normalised(body, {a.name: (0, a.extent - 1) for a in axes + reduced})
     body = hoist(body, axes + reduced, tensor.name, order, members)
     tensor.definition = Definition(axes, body, reducer, reduced, order)
     if tensor.dtype.kind in "iu" and tensor.values is None:
@@ -423,11 +437,13 @@ def _values(d: Definition, t: DType) -> Range | None:
 def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
-    A reduction that belongs to a recurrence has no terms where the selects around it do not ask for it:
-    they may be what makes the recurrence well founded.
+    A reduction that belongs to a recurrence, or that reads out of bounds elsewhere, has no terms where the
+    selects around it do not ask for it: they may be what makes the recurrence well founded.
     """
+    from tensordsl import bounds
+
     memo: dict[int, Expr] = {}
-    given = _known_at(body)
+    given = guards.cases_of_reductions(body)
 
     def go(e: Expr) -> Expr:
         if id(e) not in memo:
@@ -474,11 +490,11 @@ def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, 
 
     def hoisted(e: Reduce) -> Expr:
         cyclic = any(r.source is m for r in expr.reads(e) for m in members)
+        if cyclic or not bounds.inside(e, scope):
+            e = guards.restricted(e, given[id(e)])
         used = expr.free_names(e)
         if cyclic:
-            facts = given[id(e)]
-            e = expr.restricted(e, facts)
-            used |= {o.axis for o in order}.union(*(c.names() for c in facts))
+            used |= {o.axis for o in order}
         kept = tuple(a for a in scope if a.name in used)
         inner = _declare(tuple(a.extent for a in kept), e.dtype, None, f"{label}_{e.reducer.name}")
         if cyclic:
@@ -489,44 +505,30 @@ def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, 
     return go(body)
 
 
-def _known_at(body: Expr) -> dict[int, tuple[Affine, ...]]:
-    """For each reduction in an expression, the affine conditions (``>= 0``) that hold wherever it is needed."""
-    found: dict[int, tuple[Affine, ...]] = {}
-    seen: set[tuple[int, tuple[Affine, ...]]] = set()
-
-    def go(e: Expr, given: tuple[Affine, ...]) -> None:
-        if (id(e), given) in seen:
-            return
-        seen.add((id(e), given))
-        if isinstance(e, Reduce):
-            found[id(e)] = _common_facts(found[id(e)], given) if id(e) in found else given
-            return
-        for child, facts in expr.guarded_children(e, given):
-            go(child, facts)
-
-    go(body, ())
-    return found
-
-
-def _common_facts(a: tuple[Affine, ...], b: tuple[Affine, ...]) -> tuple[Affine, ...]:
-    """What each of two sets of conditions says, up to the constant."""
-
-    def said(c: Affine, facts: tuple[Affine, ...]) -> bool:
-        return any((c - f).is_constant and (c - f).const >= 0 for f in facts)
-
-    return tuple(dict.fromkeys([*(c for c in a if said(c, b)), *(c for c in b if said(c, a))]))
-
-
 def _axes(fn: Callable[..., Any], shape: tuple[int, ...], skip: int) -> tuple[Axis, ...]:
     """The axes of a definition, named after the parameters of its function past the first ``skip``."""
-    parameters = list(inspect.signature(fn).parameters.values())
+    parameters = _parameters(fn)
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         return tuple(Axis(f"i{d}", n) for d, n in enumerate(shape))
+    if len(parameters) != skip + len(shape):  # lambda i, c=c: .. keeps the c of now
+        parameters = [p for p in parameters if p.default is inspect.Parameter.empty]
     if len(parameters) != skip + len(shape):
         raise ProgramError(
             f"the function takes {len(parameters) - skip} indices, the shape has {len(shape)} dimensions"
         )
     return tuple(Axis(p.name, n) for p, n in zip(parameters[skip:], shape))
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        found = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # no function, or one of C
+        found = []
+    if not callable(fn) or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in found):
+        raise ProgramError(
+            f"a definition is a function of indices, got {fn!r}", hint="td.compute(shape, lambda i, j: x[j, i])"
+        )
+    return found
 
 
 def check_definition(tensor: Tensor) -> None:
@@ -549,10 +551,12 @@ def check_definition(tensor: Tensor) -> None:
         for i in indices:
             for n in sorted(n for n in i.names() - known if not isinstance(n, Dim)):
                 raise ProgramError(
-                    f"{tensor.name}: index {n!r} is not an axis of this definition",
+                    f"{tensor.name}: index {shown(n)!r} is not an axis of this definition",
                     location=getattr(e, "location", None),
                     legal=sorted(known) or "this definition has no axes",
-                    hint="reduce over it with td.sum(..., axis=...)",
+                    hint=f"this {shown(n)} is another td.reduce_axis than the one in axis="
+                    if shown(n) in known
+                    else "reduce over it with td.sum(..., axis=...)",
                 )
     from tensordsl import bounds
 

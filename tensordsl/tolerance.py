@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensordsl import complex_errors
 from tensordsl.arithmetic import Array, apply
 from tensordsl.dtypes import DType
 from tensordsl.expr import COMPARISONS, LOGICAL, Const, Op
@@ -35,9 +36,9 @@ SAFETY = 2.0
 #: Error of a function of reals in units of u: 2 ulp.
 FUNCTION_ERROR = 4.0
 _FUNCTIONS = frozenset({"exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "rsqrt", "pow"})
-_MONOTONE = frozenset({"exp", "exp2", "log", "log2", "tanh", "erf", "rsqrt", "sqrt", "floor", "ceil"})
+_MONOTONE = frozenset({"exp", "exp2", "log", "log2", "tanh", "erf", "rsqrt", "sqrt", "floor", "ceil", "round"})
 #: Results that are always representable when the operands are.
-_EXACT = frozenset({"neg", "abs", "max", "min", "floor", "ceil"})
+_EXACT = frozenset({"neg", "abs", "max", "min", "floor", "ceil", "round"})
 
 
 class ErrorRules:
@@ -45,28 +46,30 @@ class ErrorRules:
 
     def unit(self, t: DType) -> float:
         """u of a type; twice that for float64, whose reference is rounded as well."""
-        return 2 * t.unit_roundoff if t.name == "float64" else t.unit_roundoff
+        return 2 * t.unit_roundoff if t.real.name == "float64" else t.unit_roundoff
 
     def exact_integers(self, t: DType) -> float:
         """Integers up to this size are representable."""
-        return 2.0**53 if t.name == "float64" else 1 / t.unit_roundoff
+        return 2.0**53 if t.real.name == "float64" else 1 / t.unit_roundoff
 
     def constant(self, e: Const) -> Array | None:
-        return self.representation(np.array(float(e.value)), e.dtype) if e.dtype.is_float else None
+        return self.representation(np.array(e.value), e.dtype) if e.dtype.is_inexact else None
 
     def representation(self, value: Array, t: DType) -> Array | None:
         """The bound of a given number, rounded to its type."""
-        return _settled(_finite(value, self._rounding(value, t, True), t)) if t.name != "float64" else None
+        return _settled(_finite(value, self._rounding(value, t, True), t)) if t.real.name != "float64" else None
 
     def operation(self, e: Op, args: Sequence[Value], value: Array) -> Array | None:
         """The bound of an operation (all but select) with these operands."""
         certain = all(a.error is None for a in args)
-        if certain and not e.dtype.is_float:
+        if certain and not e.dtype.is_inexact:
             return None
         with np.errstate(all="ignore"):
             safe = certain and e.name not in ("floordiv", "mod")
             error = np.zeros(()) if safe else _propagate(e.name, args, value, e.dtype)
-            if e.dtype.is_float:
+            if any(a.value.dtype.kind == "c" for a in args) and e.dtype.is_inexact:
+                error = _finite(value, error + self._complex(e, args, value, certain), e.dtype)
+            elif e.dtype.is_inexact:
                 if e.name in _FUNCTIONS:
                     error = error + self._function(e, args, value)
                 elif e.name not in _EXACT:
@@ -82,7 +85,7 @@ class ErrorRules:
         error = np.where(holds, then, otherwise)
         if doubtful is not None:
             with np.errstate(all="ignore"):
-                apart = np.abs(sides[0].value.astype(np.float64) - sides[1].value.astype(np.float64))
+                apart = np.abs(_wide(sides[0].value) - _wide(sides[1].value))
             other = np.where(holds, otherwise, then) + np.where(np.isnan(apart), np.inf, apart)
             error = np.where(doubtful, np.maximum(error, other), error)
         return _settled(error)
@@ -95,15 +98,30 @@ class ErrorRules:
         certain = a_error is None and b_error is None
         x, y = 0.0 if a_error is None else a_error, 0.0 if b_error is None else b_error
         error = np.abs(a) * y + np.abs(b) * x + np.multiply(x, y)
-        if t.is_float:
-            error = _finite(value, error + self._rounding(value, t, certain), t)
+        if t.is_inexact:
+            rounding = self._rounding(value, t, certain)
+            if t.is_complex:
+                rounding = np.where(complex_errors.exact_product(a, b, self.exact_integers(t)), 0.0, 3 * rounding)
+            error = _finite(value, error + rounding, t)
         return value, _settled(error)
+
+    def _complex(self, e: Op, args: Sequence[Value], value: Array, certain: bool) -> Array:
+        """An operation on complex numbers."""
+        if e.name in complex_errors.EXACT:
+            return np.zeros(())
+        if e.name in ("add", "sub", "cast"):
+            return self._rounding(value, e.dtype, certain)
+        error = complex_errors.UNITS[e.name] * self._rounding(value, e.dtype, False)
+        if e.name == "mul" and certain:
+            exact = complex_errors.exact_product(args[0].value, args[1].value, self.exact_integers(e.dtype))
+            error = np.where(exact, 0.0, error)
+        return error
 
     def _rounding(self, value: Array, t: DType, certain: bool) -> Array:
         """Rounding once to t; nothing where the exact value is representable."""
-        error = self.unit(t) * np.abs(value) + np.where(value == 0, 0.0, np.finfo(t.name).smallest_subnormal)
-        if certain and t.name != "float64":
-            error = np.where(value.astype(t.name) == value, 0.0, error)
+        error = self.unit(t) * np.abs(value) + np.where(value == 0, 0.0, float(t.limits.smallest_subnormal))
+        if certain and t.real.name != "float64":
+            error = np.where(_wide(value.astype(t.numpy)) == value, 0.0, error)
         elif certain:  # the float64 reference itself does not tell; integers of this size are exact
             error = np.where((value == np.rint(value)) & (np.abs(value) < 2.0**52), 0.0, error)
         return error
@@ -114,7 +132,7 @@ class ErrorRules:
         if e.name == "pow":  # by exp and log: the logarithm's rounding is magnified
             scale = np.abs(args[1].value * np.log(np.abs(args[0].value)))
             size = size * (1 + np.where(np.isfinite(scale), scale, 0.0))
-        return self.unit(e.dtype) * size + np.where(value == 0, 0.0, np.finfo(e.dtype.name).tiny)
+        return self.unit(e.dtype) * size + np.where(value == 0, 0.0, float(e.dtype.limits.tiny))
 
 
 class Inherited(ErrorRules):
@@ -134,9 +152,14 @@ def _error(v: Value) -> Array:
     return np.zeros(()) if v.error is None else v.error
 
 
+def _wide(value: Array) -> Array:
+    wide: Array = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
+    return wide
+
+
 def _finite(value: Array, error: Array, t: DType) -> Array:
     """inf and nan are exact; nothing is claimed where a kernel may overflow."""
-    error = np.where(np.isnan(error) | (np.abs(value) + error > np.finfo(t.name).max), np.inf, error)
+    error = np.where(np.isnan(error) | (np.abs(value) + error > float(t.limits.max)), np.inf, error)
     return np.where(np.isfinite(value), error, 0.0)
 
 
@@ -147,12 +170,15 @@ def _settled(error: Array) -> Array | None:
 def _propagate(name: str, args: Sequence[Value], value: Array, t: DType) -> Array:
     """What the errors of the operands do to the value."""
     if name in COMPARISONS:
-        gap = np.abs(args[0].value.astype(np.float64) - args[1].value.astype(np.float64))
+        gap: Array = np.abs(_wide(args[0].value) - _wide(args[1].value))
         slack = _error(args[0]) + _error(args[1])
-        return ((gap <= slack) & (slack > 0)).astype(np.float64)
+        doubt: Array = ((gap <= slack) & (slack > 0)).astype(np.float64)
+        return doubt
     if name in LOGICAL:
         bound: Array = np.maximum.reduce(np.broadcast_arrays(*[_error(a) for a in args]))
         return bound
+    if name == "exp" and value.dtype.kind == "c":
+        return complex_errors.exponential_change(value, _error(args[0]))
     if name == "cast":
         return _cast(args[0], value, t)
     if name in _MONOTONE:
@@ -168,7 +194,7 @@ def _widest(f: Callable[[Array], Array], a: Value, value: Array) -> Array:
 
 
 def _cast(a: Value, value: Array, t: DType) -> Array:
-    if t.is_float or t.kind == "b" or a.value.dtype.kind != "f":
+    if t.is_inexact or t.kind == "b" or a.value.dtype.kind != "f":
         return (_error(a) > 0).astype(np.float64) if t.kind == "b" else _error(a)
     return _widest(np.trunc, a, np.trunc(a.value))
 
@@ -231,7 +257,7 @@ _RULES: dict[str, Callable[[Sequence[Value], Array, DType], Array]] = {
     "max": _largest,
     "min": _largest,
     "neg": lambda args, value, t: _error(args[0]),
-    "abs": lambda args, value, t: _error(args[0]),
+    **dict.fromkeys(("abs", "real", "imag", "conj"), lambda args, value, t: _error(args[0])),
     "sin": lambda args, value, t: np.minimum(_error(args[0]), 2.0),
     "cos": lambda args, value, t: np.minimum(_error(args[0]), 2.0),
 }

@@ -2,15 +2,20 @@
 
     python -m tests.fuzz --seconds 600 --seed 1000 --out failures
     python -m tests.fuzz --replay failures/mutants-1234.json
+    python -m tests.fuzz --programs 1000000          every night: goes on where it was stopped
 
-Every case is a function of its kind and seed.  A failure is a JSON file with both, and with what a
-person needs to see: the program, the steps, the nest and what is wrong with it.
+Every case is a function of its kind and seed.  A failure is a JSON file with both, with the programs of the
+seed, and with what a person needs to see: the steps, the nest and what is wrong with it.  The nightly command
+takes programs of every node kind (random_language.py); its failures are files of tests/regressions, which
+test_regressions.py runs from then on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import random
 import sys
 import tempfile
@@ -33,8 +38,8 @@ from tensordsl.schedules.trace import Trace
 import tensordsl as td
 from tensordsl import interpreter
 from tensordsl.targets import target
-from tests import kernel_runner
-from tests.random_programs import random_program, small_integers
+from tests import kernel_runner, program_json
+from tests.random_programs import STORED, WHOLE, random_program, small_integers
 from tests.random_schedules import Steps, apply, too_large
 from tests.test_fuzz_c import Case as Kernel
 from tests.test_fuzz_c import default_cases, random_case, save_case
@@ -235,9 +240,7 @@ def fuzz(
             for bad, text in failures(kind, seeds).items():
                 wrong[kind, bad] = text
                 if out is not None:
-                    out.mkdir(parents=True, exist_ok=True)
-                    data = {"kind": kind, "seed": bad, "problem": text.splitlines()}
-                    (out / f"{kind}-{bad}.json").write_text(json.dumps(data, indent=1))
+                    keep(out, kind, bad, text)
             count[kind] += batch
             if time.monotonic() > end:
                 break
@@ -245,15 +248,60 @@ def fuzz(
     return wrong, count
 
 
+#: What the kinds ask of the generator of programs.
+OPTIONS: tuple[dict[str, bool], ...] = ({}, {"smooth": False}, {"smooth": True}, {"small": True})
+
+
+def keep(out: Path, kind: str, seed: int, problem: str) -> None:
+    """Write a failure to a file of a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    programs = []
+    with contextlib.suppress(Exception):  # the generator itself may be what fails: the seed is left
+        programs = [[o, program_json.to_json(random_program(seed, **o))] for o in OPTIONS]
+    data = {"kind": kind, "seed": seed, "problem": problem.splitlines(), "programs": programs}
+    (out / f"{kind}-{seed}.json").write_text(json.dumps(data, indent=1))
+
+
 def replay(path: Path) -> str | None:
     """What is wrong now with the case of a file."""
     data = json.loads(path.read_text())
-    return failure(data["kind"], data["seed"])
+    seed = data["seed"]
+    stored = {(seed, *sorted(o.items())): program_json.from_json(p) for o, p in data.get("programs", ())}
+    STORED.update(stored)
+    try:
+        return failure(data["kind"], seed)
+    finally:
+        for key in stored:
+            del STORED[key]
+
+
+def nightly(programs: int, seconds: float, progress: Path, out: Path) -> tuple[int, int]:
+    """Cases of every kind for the programs that are left; (programs done in all, failures kept in all).
+
+    progress: a file that remembers how far earlier calls came.
+    """
+    end = time.monotonic() + seconds
+    done = json.loads(progress.read_text()) if progress.exists() else {"programs": 0, "cases": {}, "failures": 0}
+    while done["programs"] < programs and time.monotonic() < end:
+        batch = min(12, programs - done["programs"])
+        wrong, count = fuzz(math.inf, WHOLE + done["programs"], out, batch=batch, rounds=1)
+        done["programs"] += batch
+        done["failures"] += len(wrong)
+        done["cases"] = dict(Counter(done["cases"]) + count)
+        progress.parent.mkdir(parents=True, exist_ok=True)
+        temporary = progress.with_suffix(".new")  # a killed run leaves the old file or the new one
+        temporary.write_text(json.dumps(done))
+        temporary.replace(progress)
+        print(f"{done['programs']} of {programs} programs, {sum(done['cases'].values())} cases, "
+              f"{done['failures']} failures", flush=True)  # fmt: skip
+    return done["programs"], done["failures"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, help="60; with --programs no limit")
+    parser.add_argument("--programs", type=int, help="programs of every node kind in all, over all calls")
+    parser.add_argument("--progress", type=Path, default=Path("out/fuzz.json"), help="where --programs left off")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--out", type=Path, help="folder for failures")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of " + ", ".join(KINDS))
@@ -264,7 +312,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path, text in texts.items():
             print(f"{path}: {'right now' if text is None else text}")
         return int(any(text is not None for text in texts.values()))
-    wrong, count = fuzz(given.seconds, given.seed, given.out, given.kinds.split(","))
+    if given.programs is not None:
+        folder = given.out or Path(__file__).parent / "regressions"
+        _, bad = nightly(given.programs, math.inf if given.seconds is None else given.seconds, given.progress, folder)
+        return int(bad > 0)
+    wrong, count = fuzz(60 if given.seconds is None else given.seconds, given.seed, given.out, given.kinds.split(","))
     for (kind, seed), text in wrong.items():
         print(f"=== {kind} {seed}\n{text[:3000]}\n")
     print(", ".join(f"{n} {kind}" for kind, n in count.items()) + f": {len(wrong)} failures")

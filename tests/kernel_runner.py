@@ -26,6 +26,8 @@ from tensordsl.codegen.compile import CompiledKernel
 from tensordsl.codegen.runtime import _SCALARS, CallStruct, parameters
 from tensordsl.schedules.loopnest import LoopNest
 
+from tensordsl.dtypes import ALL
+
 ROOT = Path(__file__).parent.parent
 PAGE = mmap.PAGESIZE
 #: Seconds a kernel of a test may take; a damaged one may never end.
@@ -62,7 +64,9 @@ def save(path: Path, nest: LoopNest, trials: Sequence[tuple[Arrays, Arrays, Arra
     for k, (inputs, outputs, bounds) in enumerate(trials):
         for p in parameters(nest):
             if p.role != "output":
-                arrays[f"{k}/in/{p.name}"] = np.asarray(inputs[p.name]).astype(p.dtype.name)
+                given = np.asarray(inputs[p.name]).astype(p.dtype.numpy)
+                # numpy's files know its own types only
+                arrays[f"{k}/in/{p.name}"] = given if given.dtype.isbuiltin == 1 else given.view(f"u{given.itemsize}")
             output = p.name if p.role == "output" else p.output
             if output:
                 arrays[f"{k}/out/{p.name}"] = np.asarray(outputs[output])
@@ -127,6 +131,9 @@ def execute(j: Job) -> int:
     for trial in range(j.trials):
         for late in (True, False):
             own = {n.removeprefix(f"{trial}/"): data[n] for n in data.files if n.startswith(f"{trial}/")}
+            for name, dtype, _, _ in j.parameters:
+                if f"in/{name}" in own:
+                    own[f"in/{name}"] = own[f"in/{name}"].view(ALL[dtype].numpy)
             code = _once(j, function, own, late)
             if code:
                 return code
@@ -140,9 +147,9 @@ def _once(j: Job, function: Any, arrays: dict[str, np.ndarray[Any, Any]], late: 
         given = arrays.get(f"in/{name}")
         if role == "scalar":
             assert given is not None
-            arguments.append(_SCALARS[dtype](given.item()))
+            arguments.append(_SCALARS[dtype](given.tolist()))
             continue
-        start = np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 0x5A, dtype) if given is None else given
+        start = np.full(shape, np.nan if ALL[dtype].is_inexact else 0x5A, ALL[dtype].numpy) if given is None else given
         memory[name] = m = Guarded(start.nbytes, late)
         m.bytes[:] = np.frombuffer(np.ascontiguousarray(start).tobytes(), np.uint8)
         arguments.append(ctypes.c_void_p(m.address))
@@ -162,7 +169,7 @@ def _once(j: Job, function: Any, arrays: dict[str, np.ndarray[Any, Any]], late: 
             if found != arrays[f"in/{name}"].tobytes():
                 return 12
         elif not _agrees(
-            np.frombuffer(found, dtype).reshape(shape), arrays[f"out/{name}"], arrays.get(f"bound/{name}")
+            np.frombuffer(found, ALL[dtype].numpy).reshape(shape), arrays[f"out/{name}"], arrays.get(f"bound/{name}")
         ):
             return 10
     return 0
@@ -170,9 +177,9 @@ def _once(j: Job, function: Any, arrays: dict[str, np.ndarray[Any, Any]], late: 
 
 def _agrees(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], bound: np.ndarray[Any, Any] | None) -> bool:
     """Equality (zeros may have either sign), or the bound of the error."""
-    if bound is None or found.dtype.kind != "f":
+    if bound is None or not ALL[found.dtype.name].is_inexact:
         return np.array_equal(found, wanted.astype(found.dtype))
-    return bool((np.abs(found.astype(np.float64) - wanted) <= bound).all())
+    return bool((np.abs(found.astype(wanted.dtype) - wanted) <= bound).all())
 
 
 def main(listing: str) -> None:

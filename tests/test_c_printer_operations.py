@@ -20,7 +20,7 @@ from tensordsl.expr import Expr
 from tensordsl.targets import target
 
 N = 41  # two or more vectors and a tail for every type but the bytes, which have one masked vector
-TYPES = [t.name for t in dtypes.ALL.values()]
+TYPES = [t.name for t in dtypes.ALL.values() if t.bits >= 8]
 BINARY = ("add", "sub", "mul", "max", "min", "lt", "le", "gt", "ge", "eq", "ne")
 INTEGER = ("floordiv", "mod", "and", "or")
 SMOOTH = ("exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "rsqrt")
@@ -29,12 +29,12 @@ SMOOTH = ("exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "rsqrt")
 def numbers(t: DType, seed: int, zero: bool = True) -> Any:
     """Small and large numbers of a type; integers reach both ends of their range."""
     r = np.random.default_rng(seed)
-    kind = np.dtype(t.name)
-    if kind.kind == "b":
+    kind = t.numpy
+    if t.kind == "b":
         return r.random(N) < 0.5
-    if kind.kind == "f":
+    if t.is_float:
         x = (r.integers(-400, 400, N) / 16).astype(kind)
-        return np.where(x == 0, 0 if zero else kind.type(0.5), x)
+        return np.where(x == 0, kind.type(0 if zero else 0.5), x)
     info = np.iinfo(kind)
     x = r.integers(-9 if info.min else 0, 10, N).astype(kind)
     x[:6] = [info.min, info.max, info.max // 2, 1, info.min + 1, info.max]
@@ -61,7 +61,7 @@ def build(t: str) -> tuple[LoopNest, dict[str, Any]]:
         formulas["div"] = lambda i: x[i] / z[i]
         formulas["floordiv"] = lambda i: x[i] // z[i]
         formulas["mod"] = lambda i: x[i] % z[i]
-        for name in ("floor", "ceil", "neg", "abs"):
+        for name in ("floor", "ceil", "round", "neg", "abs"):
             formulas[name] = one(name)
         formulas["sqrt"] = lambda i: expr.unary("sqrt", expr.unary("abs", x[i]))
     elif d.kind in "iu":
@@ -130,7 +130,7 @@ CASES = {
 
 #: on further compilers and instruction sets: one type of every width and kind
 FEW = (
-    *(f"operations_{t}" for t in ("bool", "int8", "uint16", "int32", "int64", "float32", "float64")),
+    *(f"operations_{t}" for t in ("bool", "int8", "uint16", "int32", "int64", "float32", "float64", "float16", "bfloat16")),
     "conversions_float32", "conversions_int32", "conversions_bool", "smooth_float32", "smooth_float64",
 )  # fmt: skip
 
@@ -155,9 +155,14 @@ def check(printed: Printed, name: str) -> None:
     lanes = printed.run(f"{name}_vector", arrays, shift=1)
     for output, value in exact.items():
         label = f"{name}: {output}"
-        np.testing.assert_array_equal(lanes[output], plain[output], err_msg=f"{label}: vector and scalar differ")
+        np.testing.assert_array_equal(wide(lanes[output]), wide(plain[output]), f"{label}: vector and scalar differ")
         if output.removeprefix("o_") in (*SMOOTH, "pow"):
             u = 2.0 ** (-24 if "float32" in name else -53)
             np.testing.assert_allclose(plain[output], value, rtol=8 * u, atol=8 * u, err_msg=label)
         else:
-            np.testing.assert_array_equal(plain[output], value.astype(plain[output].dtype), err_msg=label)
+            np.testing.assert_array_equal(wide(plain[output]), wide(value.astype(plain[output].dtype)), label)
+
+
+def wide(x: Any) -> Any:
+    """numpy's tests know nan in types of its own only."""
+    return x if x.dtype.isbuiltin == 1 else x.astype(np.float64)

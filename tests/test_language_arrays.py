@@ -81,7 +81,7 @@ def test_dtypes_promote() -> None:
 
 
 FUNCTIONS: dict[str, Any] = {
-    **{n: getattr(np, n) for n in ("exp", "exp2", "tanh", "sin", "cos", "floor", "ceil", "abs", "square")},
+    **{n: getattr(np, n) for n in ("exp", "exp2", "tanh", "sin", "cos", "floor", "ceil", "rint", "abs", "square")},
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
 }
 

@@ -72,7 +72,7 @@ def scalar(e: Callable[..., Any], *values: Any, dtype: str = "float64") -> Any:
 
 
 FUNCTIONS = [
-    "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "neg", "abs"
+    "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "round", "neg", "abs"
 ]  # fmt: skip
 
 

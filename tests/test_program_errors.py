@@ -30,9 +30,9 @@ def unknown_tensor() -> object:
       --> here
     hint: add it to inputs=[...]
     """
-    w = td.placeholder((4,), name="w")  # here
+    w = td.placeholder((4,), name="w")
     y = td.compute((4,), lambda i: V[i] * w[i], name="y")
-    return td.Program([V], [y])
+    return td.Program([V], [y])  # here
 
 
 @case
@@ -226,7 +226,7 @@ def values_of_a_float() -> object:
 @case
 def negative_divisor() -> object:
     """
-    index i floordiv -2: the divisor of an index must be positive
+    index i // -2: the divisor of an index must be positive
       --> here
     """
     return td.compute((4,), lambda i: V[i // -2], name="y")  # here
@@ -277,7 +277,7 @@ def unknown_dtype() -> object:
     """
     unknown dtype 'float23'
       --> here
-    legal: bool, float32, float64, int16, int32, int64, int8, uint16, uint32, uint64, uint8
+    legal: bfloat16, bool, complex128, complex64, float16, float32, float64, float8_e4m3fn, float8_e5m2, int16, int32, int4, int64, int8, uint16, uint32, uint4, uint64, uint8
     hint: did you mean 'float32'?
     """
     return td.placeholder((4,), "float23")  # here
@@ -384,7 +384,7 @@ def two_axes_of_one_name() -> object:
       --> here
     hint: td.reduce_axis(size, name=...)
     """
-    k, l = td.reduce_axis(4), td.reduce_axis(5)
+    k, l = td.reduce_axis(4, "k"), td.reduce_axis(5, "k")
     return td.compute((), lambda: td.sum(X[k, l], axis=(k, l)), name="y")  # here
 
 

@@ -237,7 +237,24 @@ def test_division_by_zero_of_floats() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "neg", "abs"]
+    "name",
+    [
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "exp2",
+        "log",
+        "log2",
+        "tanh",
+        "erf",
+        "sin",
+        "cos",
+        "floor",
+        "ceil",
+        "round",
+        "neg",
+        "abs",
+    ],
 )
 def test_functions_of_reals(name: str) -> None:
     reference: Any = {"rsqrt": lambda x: 1 / np.sqrt(x), "erf": np.vectorize(math.erf), "neg": np.negative}
@@ -378,7 +395,7 @@ def test_nothing_is_claimed_beyond_overflow() -> None:
 
 def test_dtypes_of_results() -> None:
     x = td.placeholder((2,), "uint8", "x")
-    outputs = [td.compute((2,), lambda i: td.cast(x[i], t), f"y_{t}") for t in dtypes.ALL]
+    outputs = [td.compute((2,), lambda i: td.cast(x[i], t), f"y_{t}") for t in dtypes.ALL if not t.endswith("int4")]
     found = run([x], outputs, [np.array([1, 2], np.uint8)])
-    for t, array in zip(dtypes.ALL.values(), found):
-        assert array.dtype == (np.float64 if t.is_float else np.dtype(t.name))
+    for t, array in zip([t for t in dtypes.ALL.values() if t.bits >= 8], found):
+        assert array.dtype == (np.float64 if t.is_float else t.numpy)

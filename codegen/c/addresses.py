@@ -29,7 +29,7 @@ def affine_text(w: Variables, a: Affine) -> str:
     if not a.terms:
         return str(a.const)
     parts: list[str] = []
-    for atom, coefficient in a.terms:
+    for atom, coefficient in _outermost_first(w, a):
         if isinstance(atom, str):
             name = w.variable(atom)
         elif isinstance(atom, Quasi):
@@ -48,6 +48,26 @@ def affine_text(w: Variables, a: Affine) -> str:
         parts.append(f" + {a.const}" if a.const > 0 else f" - {-a.const}")
     text = "".join(parts)
     return "-" + text[3:] if text.startswith(" - ") else text
+
+
+def _outermost_first(w: Variables, a: Affine) -> list[tuple[Atom, int]]:
+    """The terms in the order of their loops: no name decides how an address is added up."""
+    if len(a.terms) < 2:
+        return list(a.terms)
+    depth = {name: n for n, name in enumerate(w.ranges)}
+
+    def place(atom: Atom) -> tuple[object, ...]:
+        if isinstance(atom, str):
+            return depth.get(atom, len(depth)), 0
+        if isinstance(atom, Datum):
+            parts = [sorted((place(x), c) for x, c in i.terms) for i in atom.index]
+            last = max((p[-1][0][0] for p in parts if p), default=-1, key=lambda x: (isinstance(x, int), x))
+            return last, 2, atom.low, atom.high, repr(parts)
+        inner = sorted((place(x), c) for x, c in atom.argument.terms)
+        by = str(atom.by) if atom.kind == "mul" else atom.by
+        return inner[-1][0][0], 1, atom.kind, by, tuple(inner), atom.argument.const
+
+    return sorted(a.terms, key=lambda term: place(term[0]))
 
 
 def wrapped(w: Variables, a: Affine) -> str:

@@ -92,6 +92,8 @@ def _read(w: Writer, e: Read, place: Place) -> Value:
     b = e.source
     assert isinstance(b, Buffer)
     form = w.forms.get(b.name)
+    if w.checks is not None:
+        return memory.truth(w.checks.load(w, e, place))
     if form is None:
         return memory.load(w, b, e.index, place)
     value = registers.read(w, b, form, tuple([i.substitute(place.env) for i in e.index]), place.lanes)

@@ -36,17 +36,17 @@ def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value
     if irregular or stride not in (0, 1):
         text = None if bank is not None and LANE in bank.names() else _pattern(w, b, bank, address, place)
         if text is not None:
-            return _truth(Value(text, b.dtype, lanes))
+            return truth(Value(text, b.dtype, lanes))
     if irregular:
         text = None if bank is not None else _at_data(w, b, address, place)
-        return _truth(Value(text or _each_lane(w, b, bank, address, place), b.dtype, lanes))
+        return truth(Value(text or _each_lane(w, b, bank, address, place), b.dtype, lanes))
     if not stride:
         text = element_text(*pointer(w, b, bank, address))
         if place.mask is not None and not masks.is_literal(place.mask) and not _exists(w, b, index, place):
             # perhaps no lane is active at all
             text = f"({masks.any_text(w, place.mask, b.dtype, lanes)} ? {text} : 0)"
         return Value(text, b.dtype)
-    return _truth(Value(_load_vector(w, b, bank, address, stride, place), b.dtype, lanes))
+    return truth(Value(_load_vector(w, b, bank, address, stride, place), b.dtype, lanes))
 
 
 def _exists(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> bool:
@@ -56,7 +56,7 @@ def _exists(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> bo
     return all(c.implies(i) and c.implies(Affine.of(e) - 1 - i) for i, e in zip(known, b.shape))
 
 
-def _truth(v: Value) -> Value:
+def truth(v: Value) -> Value:
     """Conditions are bytes in memory and masks in registers."""
     return v._replace(text=f"({v.text} != 0)", width=8) if v.dtype.kind == "b" else v
 

@@ -11,7 +11,10 @@ where that is not 0.
 
 from __future__ import annotations
 
-from tensordsl.codegen.c import functions, guards
+from dataclasses import replace
+
+from tensordsl.codegen.c import checked, functions, guards
+from tensordsl.codegen.c.checked import Checks
 from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.functions import FENCE
 from tensordsl.codegen.c.names import Names
@@ -19,6 +22,7 @@ from tensordsl.codegen.c.private import private
 from tensordsl.codegen.c.registers import Plan
 from tensordsl.codegen.c.statements import statement
 from tensordsl.codegen.c.writer import Place, Writer
+from tensordsl.codegen.representation import represented
 from tensordsl.codegen.source import Source
 from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buffers, stores, walk
@@ -32,13 +36,15 @@ from tensordsl.targets import Target
 _ALIGN = 64  # bytes
 
 
-def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
+def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: Checks | None = None) -> Source:
     """The kernel of a nest.  symbol: the function's name (default: the program's name and _kernel).
+    checks: of a debug build (see `checked`), for a nest made plain.
 
     Raises BuildError for what no CPU has (shared memory, thread loops, synchronisation).
     """
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
-    body = private(split_components(nest.body))
+    original, nest = nest, represented(replace(nest, body=split_components(nest.body)))
+    body = private(nest.body)
     parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
@@ -50,6 +56,9 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     w = Writer(target, symbol, names, lanes, plan, known)
     w.function.variables.update(free)
     _roles(w, nest, body)
+    w.checks = checks
+    if checks is not None:
+        w.prelude.need("TD_AT", checked.MACRO)
     statement(w, body, Place({}))
     f = w.function
     unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
@@ -60,11 +69,16 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None) -> Source:
     head = f"TD_KERNEL int32_t {symbol}({', '.join(taken)}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
     stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
-    checks = [*_checks(w, nest, parameters, needed), *(line for b in stated for line in _values_check(w, b))]
-    kernel = "\n".join([head, *checks, *f.lines, *tail, "    return 0;", "}", ""])
+    start, end = _checks(w, nest, parameters, needed), ["    return 0;"]
+    if checks is not None:
+        w.finished.append(checked.before(symbol))
+        start, end = [*start, *checked.first_lines(symbol)], checked.LAST_LINES
+    start += [line for b in stated for line in _values_check(w, b)]
+    kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
     text = "\n".join([_banner(nest, target), *w.finished, kernel])
     flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
-    return Source(symbol, w.prelude.texts(), text, parameters, needed, target, flags)
+    callers = tuple(p for p in original.parameters if not p.banks)
+    return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 
 
 def left_to_the_compiler(body: Stmt) -> bool:

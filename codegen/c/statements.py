@@ -267,6 +267,8 @@ def prefetch(w: Writer, s: Prefetch, place: Place) -> None:
 
 
 def store(w: Writer, s: Store, place: Place) -> None:
+    if w.checks is not None:
+        w.checks.begin(w, s)
     sharing = Sharing(shared_nodes(w, s.value))
     value = render(w, s.value, place, sharing)
     form = w.forms.get(s.buffer.name)
@@ -376,6 +378,12 @@ def _store_text(w: Writer, s: Store, text: str, place: Place) -> None:
 
 def _store_memory(w: Writer, s: Store, value: Value, place: Place) -> None:
     b = s.buffer
+    if w.checks is not None:
+        old = (
+            w.checks.cell(w, b, s.index, place, f"reads {b.name}[{', '.join(map(str, s.index))}]", None) if s.op else ""
+        )
+        w.checks.store(w, s, bare(_combine(w, s, old, value, 0)), place)
+        return
     bank, address, stride, irregular = memory.target_address(w, b, s.index, place)
     lanes = place.lanes
     if not lanes or not (stride or irregular):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from tensordsl.codegen.c.narrow import NARROW, narrow, widen
 from tensordsl.codegen.c.types import element, literal, signed, vector_name
 
 from tensordsl import dtypes
@@ -151,6 +152,21 @@ def _rounded(name: str) -> Callable[[Shape], Text]:
         return Text(s.V, f"{s.V} a", body, ("a",))
 
     return rule
+
+
+def _nearest(s: Shape) -> Text:
+    """The nearest integer, ties to even: adding a number without a fraction of its own rounds."""
+    if not s.lanes:
+        return Text(s.S, f"{s.S} a", f"return __builtin_rint{'f' if s.t.bits == 32 else ''}(a);")
+    whole = literal(2.0 ** (23 if s.t.bits == 32 else 52), s.t)
+    most = literal((1 << (s.t.bits - 1)) - 1, signed(s.t.bits))
+    choose, absolute = (s.prelude.verb(v, s.t, s.lanes) for v in ("select", "abs"))
+    body = (
+        f"const {s.V} m = {absolute}(a); {s.V} t = m + {whole}; t = t - {whole}; "
+        f"const {s.V} r = ({s.V})((({s.M})t & {most}) | (({s.M})a & ~{most})); "
+        f"return {choose}(({s.M})(m < {whole}), r, a);"
+    )
+    return Text(s.V, f"{s.V} a", body, ("a",))
 
 
 def _square_root(s: Shape) -> Text:
@@ -341,8 +357,9 @@ def _from(source: DType) -> Callable[[Shape], Text]:
 Rule = Callable[[Shape], Text]
 _BOTH: dict[str, Rule] = {
     "max": _extreme(">"), "min": _extreme("<"), "abs": _absolute, "sqrt": _square_root,
-    "floor": _rounded("floor"), "ceil": _rounded("ceil"),
+    "floor": _rounded("floor"), "ceil": _rounded("ceil"), "round": _nearest,
     "floordiv": _division("floordiv"), "mod": _division("mod"),
+    **{f"widen_{t}": widen(t) for t in NARROW}, **{f"narrow_{t}": narrow(t) for t in NARROW},
 }  # fmt: skip
 _SCALAR = _BOTH
 _VECTOR: dict[str, Rule] = {
@@ -355,5 +372,5 @@ _VECTOR: dict[str, Rule] = {
     "gather": _gather, "gather_masked": _gather_masked,
     "gather_at": _gather_at, "gather_at_masked": _gather_at_masked,
     "scatter": _scatter, "scatter_masked": _scatter_masked, "stream": _stream,
-    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind != "b"},
+    **{f"from_{element(t)}": _from(t) for t in dtypes.ALL.values() if t.kind in "iuf" and t.computed is t},
 }  # fmt: skip

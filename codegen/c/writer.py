@@ -19,6 +19,7 @@ from tensordsl.affine import Affine, Interval
 from tensordsl.targets import Target
 
 if TYPE_CHECKING:
+    from tensordsl.codegen.c.checked import Checks
     from tensordsl.codegen.c.registers import Form, Plan
 
 LANE = "@"  # the variable of the lane of the vector loop being printed
@@ -99,6 +100,7 @@ class Writer:
         self.parallel = False  # inside a parallel loop
         self.workspace = 0  # bytes carved out at this point
         self.workspace_bytes = 0  # and at most
+        self.checks: Checks | None = None  # of a debug build: every access is checked
         self.streams = False  # non-temporal stores were printed
         self.linear: dict[tuple[int, int], tuple[object, Affine | None, Affine]] = {}
         self.shared: dict[int, tuple[object, frozenset[int]]] = {}

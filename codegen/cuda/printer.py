@@ -126,6 +126,9 @@ class _Printer:
 
     def source(self) -> CudaSource:
         nest, limits = self.nest, self.target
+        for b in buffers(nest).values():
+            if b.dtype.computed is not b.dtype or b.dtype.is_complex:
+                raise BuildError(f"{b}: {b.dtype} is printed as C only", hint="cast it to float32 on the host")
         blocks, body = block_loops(nest)
         found = phases(nest)
         self.by_stmt = {id(p.stmt): p for p in found}

@@ -21,7 +21,7 @@ _INFIX = {
 }  # fmt: skip
 #: Functions whose double form has this name and whose float form ends in f.
 _LIBRARY = frozenset(
-    ["sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "pow"]
+    ["sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "round", "pow"]
 )
 
 
@@ -146,7 +146,8 @@ class ScalarText:
             typed = [arg if t.is_float else _cast(arg, t) for arg in args]  # choose the overload
             return _narrow(f"td_{e.name}({', '.join(typed)})", t)
         if e.name in _LIBRARY and t.is_float:
-            return f"{e.name}{'f' if t.bits == 32 else ''}({', '.join(args)})"
+            name = "rint" if e.name == "round" else e.name  # C's round goes away from zero
+            return f"{name}{'f' if t.bits == 32 else ''}({', '.join(args)})"
         raise BuildError(f"{e.name} of {t} has no text in CUDA")
 
     def plain(self, e: Expr) -> str:

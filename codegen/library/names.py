@@ -28,7 +28,9 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 C_TYPES: Mapping[str, str] = {
     "bool": "uint8_t", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t",
     "uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
-    "float32": "float", "float64": "double",
+    "float32": "float", "float64": "double", "complex64": "float", "complex128": "double",  # real, imaginary, real, ...
+    "float16": "uint16_t", "bfloat16": "uint16_t", "float8_e4m3fn": "uint8_t", "float8_e5m2": "uint8_t",  # the bits
+    "int4": "uint8_t", "uint4": "uint8_t",  # two a byte
 }  # fmt: skip
 
 

@@ -158,7 +158,10 @@ def _described(p: Parameter) -> str:
         "output": "output",
         "inplace": f"input, overwritten with {p.output}",
     }[p.role]
-    return f"  {parameter_name(p.name)}: {p.dtype}, rank {len(p.shape)}, {meaning}"
+    bits = " (its bits)" if p.dtype.is_float and c_type(p.dtype).startswith("uint") else ""
+    bits = " (real and imaginary parts in turn)" if p.dtype.is_complex else bits
+    bits = " (two a byte, low bits first, rows padded to bytes)" if p.dtype.bits < 8 else bits
+    return f"  {parameter_name(p.name)}: {p.dtype}{bits}, rank {len(p.shape)}, {meaning}"
 
 
 def _sizes(o: Operator, v: Variant) -> str:

@@ -110,7 +110,7 @@ def _worth_packing(t: Tensor, tile: Tile, target: Target, mr: int) -> bool:
     streams = [r for r in definition_of(t).reads if depends(r, tile.vector)]
     if any(stride(r, tile.vector) != 1 for r in streams):
         return True
-    size = max(elements_of(r.source.shape) for r in streams) * t.dtype.bytes
+    size = max(elements_of(r.source.shape) * r.source.dtype.bytes for r in streams)
     return size > target.caches[1] * 2 if len(target.caches) > 1 else False
 
 

@@ -117,5 +117,5 @@ def _quasis(a: Affine) -> Iterator[Quasi]:
 
 def _widest(t: Tensor, d: Definition) -> int:
     """Bytes of the widest number that a definition computes with."""
-    sizes = [e.dtype.bytes for e in expr.walk(d.body) if isinstance(e, (Op, Read)) and e.dtype.kind != "b"]
-    return max([t.dtype.bytes, *sizes])
+    sizes = [e.dtype.computed.bytes for e in expr.walk(d.body) if isinstance(e, (Op, Read)) and e.dtype.kind != "b"]
+    return max([t.dtype.computed.bytes, *sizes])

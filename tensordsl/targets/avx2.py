@@ -52,6 +52,8 @@ def _table() -> dict[tuple[str, str], Instruction]:
             for name in ("max", "min"):
                 call = f"__builtin_ia32_p{name}{'s' if kind == 'i' else 'u'}{letter}256"
                 rows[name, t] = Instruction(gcc=f"({t}){call}(({v}){{0}}, ({v}){{1}})")
+    both(("widen_float16", "f32x8"), "__builtin_ia32_vcvtph2ps256((i16x8){0})")
+    both(("narrow_float16", "u16x8"), "(u16x8)__builtin_ia32_vcvtps2ph256({0}, 0)")  # 0: to nearest even
     rows.update(widenings((128, 256), "x"))
     rows.update(_gathers())
     return rows

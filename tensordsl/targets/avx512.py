@@ -81,6 +81,11 @@ def _table() -> dict[tuple[str, str], Instruction]:
         both(("gather_at", t), text.replace("@", f"({mask_type(lanes)})-1"))
         both(("gather_at_masked", t), text.replace("@", "{2}"))
     rows.update(_conversions())
+    every = "(unsigned short)-1"
+    both(("widen_float16", "f32x16"), f"__builtin_ia32_vcvtph2ps512_mask((i16x16){{0}}, (f32x16){{{{0}}}}, {every}, 4)")
+    both(
+        ("narrow_float16", "u16x16"), f"(u16x16)__builtin_ia32_vcvtps2ph512_mask({{0}}, 0, (i16x16){{{{0}}}}, {every})"
+    )
     for kind in "iu":
         for bits, letter in ((8, "b"), (16, "w"), (32, "d"), (64, "q")):
             t, v = f"{kind}{bits}x{512 // bits}", f"{'c' if bits == 8 else 'i'}{bits}x{512 // bits}"

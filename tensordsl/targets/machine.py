@@ -54,8 +54,8 @@ class Target:
     )
 
     def lanes(self, dtype: DType) -> int:
-        """Elements of a full vector (of its width in memory)."""
-        return self.vector_bytes // dtype.bytes
+        """Elements of a full vector (of the type that values are computed in)."""
+        return self.vector_bytes // dtype.computed.bytes
 
     @property
     def architecture(self) -> str:
