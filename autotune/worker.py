@@ -303,7 +303,7 @@ def _outside(
     """Where a result is further from the reference than allowed; infinities and NaN must agree."""
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = expected.astype(found.dtype)
-        close = np.abs(found.astype(expected.dtype) - expected) <= tolerance
+        close = (np.abs(found.astype(expected.dtype) - expected) <= tolerance) | np.isinf(tolerance)  # may overflow
     same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
     result: np.ndarray[Any, Any] = ~(close | same)
     return result

@@ -15,6 +15,7 @@ from tensordsl.schedules.loopnest import Alloc, Buffer, For, Instance, Prefetch,
 
 from tensordsl import expr
 from tensordsl.affine import Affine
+from tensordsl.complex_operations import PARTS
 from tensordsl.dtypes import DType
 from tensordsl.errors import InternalError
 from tensordsl.expr import Const, Expr, Op, Read
@@ -87,7 +88,7 @@ class Parts:
         real, imaginary = pairs[0]
         if e.name == "abs":
             return _absolute(real, imaginary)
-        if e.name in expr.PARTS:
+        if e.name in PARTS:
             return real if e.name == "real" else imaginary
         raise InternalError(f"{e.name} of complex numbers has no parts: {e}")
 

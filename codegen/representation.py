@@ -39,6 +39,7 @@ from tensordsl.schedules.loopnest import (
     rewrite,
     seq,
     stores,
+    variables,
     walk,
     with_children,
 )  # fmt: skip
@@ -62,7 +63,7 @@ def _without_complex(nest: LoopNest) -> LoopNest:
     found = [b for b in known if b.dtype.is_complex]
     if not found and not any(e.dtype.is_complex for st, _ in stores(nest.body) for e in expr.walk(st.value)):
         return nest
-    taken = {b.name for b in known}
+    taken = {b.name for b in known} | variables(nest.body)
     shared = {name for b in known for name in (*b.banks, *([b.name] if b.banks else ()))}
     homes: dict[Buffer, Buffer | tuple[Buffer, Buffer]] = {
         b: interleaved(b) if b.scope == "external" or b.name in shared else apart(b, taken) for b in found
@@ -95,7 +96,7 @@ def _without_narrow(nest: LoopNest) -> LoopNest:
     shared = {name for b in known for name in (*b.banks, *([b.name] if b.banks else ()))}
     moved = _only_moved(nest.body, {b for b in narrow if b.scope == "register"})
     places = {b: _place(b, b in accumulated and b.name not in shared, b in moved) for b in narrow}
-    taken = {b.name for b in known}
+    taken = {b.name for b in known} | variables(nest.body)
     fresh = (name for n in count() if (name := f"acc{n}") not in taken)
     body = _in_registers(nest.body, places, fresh)
     places.update({b: _place(b, True) for b in _allocated(body) if is_narrow(b.dtype) and b not in places})

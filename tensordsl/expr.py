@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl import dtypes
 from tensordsl.affine import Affine
+from tensordsl.complex_operations import COMPLEX, PARTS, complex_unary, refused
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
 from tensordsl.refusals import NoInteger, no_scalar, ufunc
@@ -47,10 +48,6 @@ LOGICAL = frozenset({"and", "or", "not"})
 UNARY = frozenset(
     ["neg", "abs", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "floor", "ceil", "round"]
 )
-#: One-argument functions of a complex number that give a real one.
-PARTS = frozenset({"real", "imag"})
-#: What complex numbers have: no order, and few functions.
-COMPLEX = frozenset({"add", "sub", "mul", "div", "eq", "ne", "neg", "abs", "exp", "conj"}) | PARTS
 
 
 class Expr(NoInteger):
@@ -318,7 +315,7 @@ def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     if name in ("floordiv", "mod") and isinstance(b, Const) and not (b.value or a.dtype.is_float or b.dtype.is_float):
         raise ProgramError(f"{a} {_DIVISION[name]} 0: a division of integers by zero")
     if (a.dtype.is_complex or b.dtype.is_complex) and name not in COMPLEX:
-        raise _no_complex(name)
+        raise refused(name)
     if name in LOGICAL:
         for side in (a, b):
             if side.dtype.is_inexact:
@@ -331,10 +328,6 @@ def binary(name: str, left: ExprLike, right: ExprLike) -> Expr:
     if name in ARITHMETIC and t.kind == "b":
         t = dtypes.int64
     return Op(name, (cast(a, t), cast(b, t)), dtypes.bool_ if name in COMPARISONS else t)
-
-
-def _no_complex(name: str) -> ProgramError:
-    return ProgramError(f"{name} is not defined for complex numbers", legal=sorted(COMPLEX))
 
 
 def _affine(name: str, a: Expr, b: Expr) -> Expr | None:
@@ -380,21 +373,12 @@ def unary(name: str, value: ExprLike) -> Expr:
             raise ProgramError(f"not needs an integer or a condition, got {e.dtype}")
         return Op(name, (e,), e.dtype)
     if name in PARTS | {"conj"} or e.dtype.is_complex:
-        return _complex_unary(name, e)
+        return complex_unary(name, e)
     if name not in UNARY:
         raise ProgramError(f"unknown function {name!r}", legal=sorted(UNARY))
     if name not in ("neg", "abs") and not e.dtype.is_float:
         e = cast(e, dtypes.float32)
     return Op(name, (e,), e.dtype)
-
-
-def _complex_unary(name: str, e: Expr) -> Expr:
-    """A function of a complex number; the parts and the conjugate of a real one are known."""
-    if name not in COMPLEX:
-        raise _no_complex(name)
-    if not e.dtype.is_complex:
-        return cast(constant(0), e.dtype) if name == "imag" else e
-    return Op(name, (e,), e.dtype.real if name in PARTS or name == "abs" else e.dtype)
 
 
 def select(condition: ExprLike, then: ExprLike, otherwise: ExprLike) -> Expr:

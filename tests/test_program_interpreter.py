@@ -13,6 +13,7 @@ import pytest
 
 import tensordsl as td
 from tensordsl import dtypes, evaluation, expr
+from tensordsl.arithmetic import numpy_type
 from tensordsl.expr import REDUCERS, Axis, Index, Reduce
 from tensordsl.interpreter import error_bound, interpret, random_inputs, small_integer_inputs
 from tensordsl.program import Program
@@ -398,4 +399,4 @@ def test_dtypes_of_results() -> None:
     outputs = [td.compute((2,), lambda i: td.cast(x[i], t), f"y_{t}") for t in dtypes.ALL if not t.endswith("int4")]
     found = run([x], outputs, [np.array([1, 2], np.uint8)])
     for t, array in zip([t for t in dtypes.ALL.values() if t.bits >= 8], found):
-        assert array.dtype == (np.float64 if t.is_float else t.numpy)
+        assert array.dtype == numpy_type(t, "float64")

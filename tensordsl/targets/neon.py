@@ -14,6 +14,16 @@ def _table() -> dict[tuple[str, str], Instruction]:
         rows["sqrt", t] = Instruction(gcc=f"__builtin_aarch64_sqrt{suffix}({{0}})")
         rows["floor", t] = Instruction(gcc=f"__builtin_aarch64_floor{suffix}({{0}})")
         rows["ceil", t] = Instruction(gcc=f"__builtin_aarch64_ceil{suffix}({{0}})")
+    half = "__typeof__(__builtin_aarch64_float_truncate_lo_v4hf((f32x4){{0}}))"
+    vector = "typedef _Float16 h __attribute__((vector_size(8)));"
+    rows["widen_float16", "f32x4"] = Instruction(
+        gcc=f"__builtin_aarch64_float_extend_lo_v4sf(({half}){{0}})",
+        clang=f"({{{{ {vector} __builtin_convertvector((h){{0}}, f32x4); }}}})",
+    )
+    rows["narrow_float16", "u16x4"] = Instruction(
+        gcc="(u16x4)__builtin_aarch64_float_truncate_lo_v4hf({0})",
+        clang=f"({{{{ {vector} (u16x4)__builtin_convertvector({{0}}, h); }}}})",
+    )
     return rows
 
 
