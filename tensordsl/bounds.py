@@ -170,6 +170,8 @@ def check(tensor: Tensor) -> None:
     What stays open on large domains with interacting conditions is decided exactly when a nest is
     validated, and by the interpreter.
     """
+    from tensordsl import any_size
+
     d = tensor.definition
     assert d is not None
     if any(a.extent == 0 for a in d.axes + d.reduce_axes):
@@ -177,9 +179,10 @@ def check(tensor: Tensor) -> None:
     ranges = ranges_of(tensor)
     for read, given in guarded_reads(d.body):
         for dim, (index, size) in enumerate(zip(read.index, read.source.shape)):
-            low, high = interval(index, ranges)
-            if low is not None and high is not None and low >= 0 and high < size:
-                continue
+            if not any_size.has_sizes((index - size,), ranges):
+                low, high = interval(index, ranges)
+                if low is not None and high is not None and low >= 0 and high < size:
+                    continue
             for fault in (-index - 1, index - size):  # >= 0 where the read is out of bounds
                 found = satisfiable((fault, *given), ranges)
                 if found.point is not None:
