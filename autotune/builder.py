@@ -15,6 +15,7 @@ from tensordsl.program import Program
 from tensordsl.targets import Target
 
 if TYPE_CHECKING:
+    from tensordsl.autotune.pinning import Pin
     from tensordsl.autotune.space import SketchLike
     from tensordsl.codegen.source import Source
 
@@ -22,15 +23,16 @@ _KEPT = 400  # schedules in memory
 
 
 class Builder:
-    """The candidates of one program on one target.  cold: see `features.analyse`."""
+    """The candidates of one program on one target.  cold: see `features.analyse`.  pin: what is fixed."""
 
-    def __init__(self, program: Program, target: Target, cold: bool = False) -> None:
+    def __init__(self, program: Program, target: Target, cold: bool = False, pin: Pin | None = None) -> None:
         from tensordsl.schedules import sketches as rules
 
         self.program = program
         self.target = target
         self.cold = cold
-        self.sketches: Sequence[SketchLike] = rules.sketches(program, target)
+        self.pin = pin
+        self.sketches: Sequence[SketchLike] = rules.sketches(program, target) if pin is None else pin.sketches
         self._by_name = {s.name: s for s in self.sketches}
         self._schedules: OrderedDict[Candidate, Schedule] = OrderedDict()
 
@@ -47,8 +49,10 @@ class Builder:
 
     def _build(self, c: Candidate) -> Schedule:
         if c == DEFAULT:
-            from tensordsl.schedules.default import default_schedule
+            from tensordsl.schedules.default import default_schedule, first_valid
 
+            if self.pin is not None:
+                return first_valid(self.pin.sketches[0], self.pin.plain)
             return default_schedule(self.program, self.target)
         if c.sketch not in self._by_name:
             raise TuneError(f"there is no sketch {c.sketch!r}", legal=sorted(self._by_name))

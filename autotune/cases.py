@@ -110,7 +110,7 @@ def case_inputs(program: Program, name: str, seed: int = _SEED) -> Arrays:
         return small_integer_inputs(program, rng)
     inputs = dict(random_inputs(program, rng))
     if name == "special":
-        for t in program.inputs:
+        for t in program.arguments:
             if t.dtype.is_float and inputs[t.name].size:
                 inputs[t.name] = _with_specials(inputs[t.name], rng)
     return inputs

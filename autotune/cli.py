@@ -130,7 +130,7 @@ def build(
 @click.option("--c", "what", flag_value="c", help="The C text.")
 @click.option("--debug", "what", flag_value="debug", help="The C text of the debug build: every access checked.")
 @click.option("--trace", "what", flag_value="trace", help="The schedule as Python.")
-@click.option("--why", "what", flag_value="why", help="The limiting resource and the share of its peak.")
+@click.option("--why", "what", flag_value="why", help="What limits it, and which steps the default does without.")
 @_SET
 @_TARGET
 @_COLD
@@ -149,7 +149,9 @@ def show(operators: str, what: str, sizes: Sequence[str], target: str, cold: boo
             continue
         found = driver.best_schedule(program, machine, log_dir, _cache(cold))
         click.echo(f"{name}: {found.note}", err=True)
-        click.echo("\n".join(_why_lines(found, machine, cold)) if what == "why" else _SHOWN[what](found, machine))
+        click.echo(
+            "\n".join(_why_lines(found, program, machine, cold)) if what == "why" else _SHOWN[what](found, machine)
+        )
         names = foreign_names(found.record, program) if what == "trace" and found.record is not None else ""
         if names:
             click.echo(f"# names are those of the record: {names}")
@@ -167,10 +169,11 @@ def _debug_text(found: Found, target: Target) -> str:
     return checked_source(found.schedule.nest, target)[0].text
 
 
-def _why_lines(found: Found, target: Target, cold: bool) -> Iterator[str]:
-    from tensordsl.autotune.why import why
+def _why_lines(found: Found, program: Program, target: Target, cold: bool) -> Iterator[str]:
+    from tensordsl.autotune.why import refused, why
 
-    return why(found.schedule, target, found.time_us, cold).lines()
+    yield from why(found.schedule, target, found.time_us, cold).lines()
+    yield from refused(program, target)
 
 
 _SHOWN: Mapping[str, Callable[[Any, Any], str]] = {

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, get_args
 
+import msgspec
 from tensordsl.autotune import lookup
 from tensordsl.autotune.any_size import Sizes, compile_guarded, compile_operator
 from tensordsl.autotune.builder import Builder
 from tensordsl.autotune.cases import CASES, case_folder, workplace
 from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
+from tensordsl.autotune.pinning import PinLike, pinned
 from tensordsl.autotune.records import Log, Record
 from tensordsl.autotune.search import Search
 from tensordsl.autotune.session import (
@@ -36,6 +38,7 @@ from tensordsl.codegen.compile import CompiledKernel, compile_source, compile_so
 from tensordsl.codegen.runtime import Kernel
 from tensordsl.codegen.source import Source
 from tensordsl.codegen.toolchain import Toolchain, toolchain
+from tensordsl.schedules import rounding
 from tensordsl.schedules.schedule import Schedule
 
 from tensordsl import targets
@@ -59,6 +62,8 @@ def compile(
     log_dir: Union[str, Path, None] = None,
     cache: Cache = "warm",
     debug: bool = False,
+    exact: bool = False,
+    reproducible: bool = False,
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
@@ -66,10 +71,12 @@ def compile(
     sizes: for which it has kernels of their own beside the general one, as dictionaries.
     log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
     `tune`).  debug: plain loops that check every access to memory and name the line of a wrong one.
-    Raises BuildError where there is no compiler.
+    exact, reproducible: the same bits on every machine (see `td.exact`, `td.reproducible`); a Schedule
+    must be one of such a program.  Raises BuildError where there is no compiler.
     """
     machine = targets.target(target)
     if isinstance(program, Schedule):
+        _check_rounding("compile", program.program, exact, reproducible)
         return kernel_of(program.validate(), machine, debug)
 
     def best(p: Program) -> Schedule:
@@ -82,8 +89,14 @@ def compile(
             raise ProgramError(
                 f"compile: {program.name} is for all sizes, a debug build is for some", hint="bind them: op.bind(...)"
             )
+        if exact or reproducible:
+            raise ProgramError(
+                f"compile: {program.name} is for all sizes, a fixed rounding is for some",
+                hint="bind them: op.bind(...)",
+            )
         return compile_operator(program, machine, sizes, best)
     _check_program("compile", program)
+    program = _rounded("compile", program, exact, reproducible)
     if sizes:
         raise ProgramError(
             f"compile: {program.name} has no open dimensions", hint="compile the operator, or leave out sizes="
@@ -201,17 +214,25 @@ def tune(
     cache: Cache = "warm",
     seed: int = 0,
     observer: Union[Observer, None] = None,
+    exact: bool = False,
+    reproducible: bool = False,
+    pin: Union[PinLike, None] = None,
 ) -> TuneResult:
     """Search for the fastest schedule by measuring on this machine.
 
     trials: candidates known in the end, those of earlier runs included (None: no bound).  seconds:
     wall-clock bound of this run.  cache: tune for operands in the caches ("warm") or in memory
-    ("cold").  Every result is appended to the log at once, so a killed run continues where it was;
-    Ctrl-C ends the search and keeps the best.  Raises TuneError, BuildError, RecordError.
+    ("cold").  exact, reproducible: as of `compile`.  Every result is appended to the log
+    at once, so a killed run continues where it was; Ctrl-C ends the search and keeps the best.
+    pin: a part of the schedule that stays as it is: values of holes, or a schedule whose steps are kept
+    while the stages it does not touch are filled in.  The comparison is then with the pinned default,
+    and the records serve runs with the same pin.
+    Raises TuneError, BuildError, RecordError.
     """
     _check_program("tune", program)
     _check_fixed("tune", program)
     _check_cache(cache)
+    program = _rounded("tune", program, exact, reproducible)
     if trials is not None and not (isinstance(trials, int) and trials >= 1):
         raise TuneError(f"tune: trials must be an integer of at least 1, or None, got {trials!r}")
     if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
@@ -221,7 +242,10 @@ def tune(
     key = workload(program, machine.id, cache=cache)
     directory = lookup.log_directory(log_dir)
     log = Log.of(directory, key, program.name)
-    builder = Builder(program, machine, cold=cache == "cold")
+    fixed = None if pin is None else pinned(program, machine, pin)
+    if fixed is not None:
+        key = msgspec.structs.replace(key, pin=fixed.text)
+    builder = Builder(program, machine, cold=cache == "cold", pin=fixed)
     search = Search(Space(builder.sketches, seed), builder.cost, seed)
     with case_folder() as folder:
         nest = builder.schedule(DEFAULT).nest
@@ -235,7 +259,8 @@ def tune(
             session.resume(earlier)
             reason = session.run(_neighbours(directory, key, tools, machine))
             winner = session.finish(_incumbent(earlier, search))
-    _keep_model(search, key)
+    if pin is None:
+        _keep_model(search, key)
     schedule = builder.schedule(winner.candidate)
     return TuneResult(
         kernel_of(schedule, machine), schedule, tuple(session.history), reason, winner, log.path.absolute()
@@ -273,6 +298,29 @@ def _check_fixed(what: str, program: Program) -> None:
         raise TuneError(
             f"{what}: the rows of {apart} lie apart, and kernels are measured on dense arrays",
             hint="measure the same operator with dense inputs",
+        )
+
+
+def _rounded(what: str, program: Program, exact: bool, reproducible: bool) -> Program:
+    """The program with its rounding fixed where that is asked for (and was not done before)."""
+    if program.rounding == "free" and exact != reproducible:
+        return rounding.exact(program) if exact else rounding.reproducible(program)
+    _check_rounding(what, program, exact, reproducible)
+    return program
+
+
+def _check_rounding(what: str, program: Program, exact: bool, reproducible: bool) -> None:
+    wanted = {"written": "exact"} if exact else {"fused": "reproducible"}
+    if exact and reproducible:
+        raise ProgramError(
+            f"{what}: a kernel is either exact or reproducible",
+            hint="exact keeps the written order of every sum, reproducible an order that is as fast as any",
+        )
+    if (exact or reproducible) and program.rounding not in wanted:
+        name = "exact" if exact else "reproducible"
+        raise ProgramError(
+            f"{what}: {name}=True, but the rounding of {program.name} is {program.rounding}",
+            hint=f"schedule td.{name}(program)",
         )
 
 

@@ -59,6 +59,18 @@ def why(schedule: Schedule, target: Target, time_us: float | None = None, cold: 
     return Why(cost, limits(cost, measured, dtype, target), measured, dtype, time_us)
 
 
+def refused(program: Program, target: Target) -> Iterator[str]:
+    """The steps that the default schedule tried and does without, with the reason."""
+    from tensordsl.schedules.default import default_schedule
+    from tensordsl.schedules.refusals import refusals
+
+    with refusals() as found:
+        default_schedule(program, target)
+    if found:
+        yield "steps that the default schedule tried and does without:"
+    yield from (f"  {reason}" for reason in found)
+
+
 def main_dtype(program: Program) -> str:
     """The float type most of a program's outputs have (float32 where it has none)."""
     names = [t.dtype.name for t in program.outputs if t.dtype.is_float]

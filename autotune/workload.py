@@ -33,7 +33,8 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     program: digest of the program, sizes included.  structure: the same without sizes.
     shapes: inputs, "->", outputs, for the reader.  sizes: every extent in canonical order.
     tolerance: what the derived error bound was multiplied by (see `tensordsl.tolerance`).  threads: used by the kernel.
-    cache: whether operands were in the caches (warm) or flushed before every call (cold).
+    cache: whether operands were in the caches (warm) or flushed before every call (cold).  pin: what a
+    user fixed of the schedule (see `tensordsl.autotune.pinning`).
     """
 
     program: str
@@ -45,6 +46,7 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: Cache = "warm"
     exact: bool = False
     tolerance: float = SAFETY
+    pin: str = ""
 
     def same_conditions(self, other: Workload) -> bool:
         """Whether two workloads differ in their sizes alone."""
@@ -55,6 +57,7 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
             and self.cache == other.cache
             and self.exact == other.exact
             and self.tolerance == other.tolerance
+            and self.pin == other.pin
         )
 
     def distance(self, other: Workload) -> float:
@@ -72,7 +75,14 @@ def workload(program: Program, target: str, threads: int = 1, cache: Cache = "wa
     )
     shapes = (*map(_shape, program.inputs), "->", *map(_shape, program.outputs))
     return Workload(
-        _digest(program, sized=True), _digest(program, sized=False), shapes, sizes, target, threads, cache, exact
+        _digest(program, sized=True),
+        _digest(program, sized=False),
+        shapes,
+        sizes,
+        target,
+        threads,
+        cache,
+        exact or program.rounding != "free",
     )
 
 
@@ -106,11 +116,13 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     get = {old: t.name for old, t in fresh.items()}
     inplace = {get[o]: get[i] for o, i in program.inplace.items()}
     inputs, outputs = ([fresh[t.name] for t in ts] for ts in (program.inputs, program.outputs))
-    return Program(inputs, outputs, program.name, inplace, program.dims)
+    arguments = [t for t in inputs if t.value is None]
+    return Program(arguments, outputs, program.name, inplace, program.dims, program.rounding, program.relations)
 
 
 def _shape(t: Tensor) -> str:
-    return f"{t.dtype}[{', '.join(map(str, t.shape))}]"
+    text = f"{t.dtype}[{', '.join(map(str, t.shape))}]"
+    return text if t.value is None else f"constant {text}"
 
 
 def _definition(t: Tensor) -> Definition:
@@ -121,6 +133,8 @@ def _definition(t: Tensor) -> Definition:
 def _digest(program: Program, sized: bool) -> str:
     position = {t.name: n for n, t in enumerate((*program.inputs, *program.tensors))}
     parts: list[object] = [[(str(t.dtype), t.shape if sized else len(t.shape)) for t in program.inputs]]
+    if program.constants:  # which inputs are known, not their values
+        parts.append([position[t.name] for t in program.constants])
     stated = [t.values if sized and t.stated else t.stated for t in program.inputs]
     parts += [stated] if any(stated) else []
     for t in program.tensors:
@@ -135,6 +149,8 @@ def _digest(program: Program, sized: bool) -> str:
         parts.append((str(t.dtype), len(d.axes), extents, reducer, order, _body(body, position, sized)))
     parts.append([position[t.name] for t in program.outputs])
     parts.append(sorted((position[o], position[i]) for o, i in program.inplace.items()))
+    if program.rounding != "free":
+        parts.append((program.rounding, [_definition(t).fused for t in program.tensors]))
     return _hash(parts)
 
 

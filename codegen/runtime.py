@@ -135,7 +135,10 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
     outputs = {t.name for t in program.outputs}
     taken_over = {source: output for output, source in program.inplace.items()}
     found = []
+    known = {t.name for t in program.constants}  # these are in the kernel
     for b in nest.parameters:
+        if b.name in known:
+            continue
         # C has no complex arguments that all compilers pass alike: they come by pointer
         role: Literal["scalar", "input", "inplace", "output"] = "input" if b.shape or b.dtype.is_complex else "scalar"
         if b.name in outputs:

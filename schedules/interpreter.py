@@ -63,6 +63,7 @@ class Meaning:
         self._run: Callable[..., None] = scope["nest"]
 
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        arrays = {**arrays, **{t.name: t.value for t in self.nest.program.constants}}
         unknown = [n for n in arrays if n not in {m.buffer.name for m in self.memory}]
         if unknown:
             names = [m.buffer.name for m in self.memory]

@@ -6,6 +6,7 @@ follows a register-tiled reduction as its *epilogue*.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import (
@@ -22,6 +23,7 @@ from tensordsl.schedules.analysis import (
     tensor_names,
 )  # fmt: skip
 from tensordsl.schedules.locate import fresh
+from tensordsl.schedules.rounding import Place, order_matters, tree_places
 from tensordsl.schedules.sketches.data import scatters
 
 from tensordsl import expr
@@ -47,13 +49,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """inline: pointwise stages to inline, in order.  reciprocals: stages that divide by a value of
-    their row or by a constant.  partial: reduction -> the contiguous axis to
-    reduce in vectors first (`rfactor`).  placements: in the order to apply.
+    """project: axes of stages to drop, in order.  inline: pointwise stages to inline, in order.
+    reciprocals: stages that divide by a value of their row or by a constant.  partial: reduction ->
+    the contiguous axis to reduce in vectors first (`rfactor`).  placements: in the order to apply.
     tiles: reductions with register tiles.  epilogues: tiled reduction -> stage that follows it.
-    jammed: (root, the next root), which run in one outermost loop.
+    jammed: (root, the next root), which run in one outermost loop.  trees: stages of reduction trees that
+    the program itself defines.
     """
 
+    project: tuple[tuple[str, str], ...]
     inline: tuple[str, ...]
     reciprocals: tuple[str, ...]
     partial: dict[str, str]
@@ -62,10 +66,14 @@ class Plan:
     epilogues: dict[str, str]
     roots: tuple[str, ...]
     jammed: tuple[tuple[str, str], ...]
+    trees: Mapping[str, Place]
 
 
-def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
-    """The plan, and the program after its definition steps (partial reductions of one vector)."""
+def make_plan(program: Program, target: Target, fixed: frozenset[str] = frozenset()) -> tuple[Plan, Program]:
+    """The plan, and the program after its definition steps (partial reductions of one vector).
+
+    fixed: stages that are arranged already and stay as they are.
+    """
     from tensordsl.schedules.primitives.definitions import (
         divides,
         factored,
@@ -73,25 +81,33 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         inverse_name,
         with_reciprocal,
     )
+    from tensordsl.schedules.primitives.projection import projected
 
     written = program
+    projections = []
+    while not fixed and (steady := _steady(program)) is not None:
+        projections.append(steady)
+        program = projected(program, *steady)
     program = _without_single_terms(program)
     inline: list[str] = []
-    while (name := inlinable(program)) is not None:
+    while (name := inlinable(program, fixed)) is not None:
         inline.append(name)
         tensor = program[name]
         program = inline_in_program(program, tensor, definition_of(tensor))
     cyclic = {t.name for g in program.groups if g.order is not None for t in g.tensors}
     reciprocals = []
     for t in program.tensors:
-        if t.name not in cyclic and divides(t):
+        if written.rounding == "free" and t.name not in {*cyclic, *fixed} and divides(t):
             reciprocals.append(t.name)
             program = with_reciprocal(program, t.name, inverse_name(program, t.name))
-    apart = cyclic | {t.name for t in program.tensors if scatters(t)}
-    tiles = {t.name: x for t in program.tensors if t.name not in apart and (x := _tile(t)) is not None}
+    free = program.rounding == "free"
+    trees = {} if free else tree_places(program)
+    apart = {*cyclic, *trees, *fixed} | {t.name for t in program.tensors if scatters(t)}
+    tiles = {t.name: x for t in program.tensors if t.name not in apart and (x := tile_of(t)) is not None}
     partial = {}
     for t in program.tensors:
-        axis = None if t.name in tiles or t.name in apart else _reduction_vector_axis(t)
+        axis = None if t.name in tiles or t.name in apart else reduction_vector_axis(t)
+        axis = axis if free or not order_matters(t) else None
         if axis is not None and next(a.extent for a in definition_of(t).reduce_axes if a.name == axis) >= partial_lanes(
             t, target
         ):
@@ -102,13 +118,25 @@ def make_plan(program: Program, target: Target) -> tuple[Plan, Program]:
         program = factored(program, stage, f"{axis}.l", lanes, lanes_name(written, stage))
         for name, size in half_names(written, stage, lanes):
             program = factored(program, stage, definition_of(program[stage]).reduce_axes[0].name, size, name)
-    epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None}
-    placements, shared = _placements(program, tiles, epilogues)
+    epilogues = {n: e for n in tiles if (e := _epilogue(program, n)) is not None and e not in fixed}
+    placements, shared = _placements(program, tiles, epilogues, fixed)
     placed = {p.stage for p in placements} | set(epilogues.values())
     roots = tuple(t.name for t in program.tensors if t.name not in placed)
-    jammed = _jammed(program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic}, target)
-    plan = Plan(tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots, jammed)
+    jammed = _jammed(
+        program, roots, {p.stage: p.consumer for p in placements}, shared, {*tiles, *cyclic, *fixed}, target
+    )
+    plan = Plan(
+        tuple(projections), tuple(inline), tuple(reciprocals), partial, tuple(placements), tiles, epilogues, roots,
+        jammed, trees,
+    )  # fmt: skip
     return plan, program
+
+
+def _steady(program: Program) -> tuple[str, str] | None:
+    """A recurrence and an axis along which it does not change."""
+    from tensordsl.schedules.primitives.projection import steady_axes
+
+    return next(((t.name, a) for t in program.tensors if definition_of(t).order for a in steady_axes(program, t)), None)
 
 
 def _without_single_terms(program: Program) -> Program:
@@ -153,7 +181,7 @@ def half_names(program: Program, stage: str, lanes: int) -> list[tuple[str, int]
     return [(fresh(f"{stage}_lanes{size}", tensor_names(program)), size) for size in sizes]
 
 
-def _reduction_vector_axis(t: Tensor) -> str | None:
+def reduction_vector_axis(t: Tensor) -> str | None:
     """The reduction axis along which every read is contiguous or constant, or None."""
     d = definition_of(t)
     ragged = decided_by_data(d)
@@ -168,7 +196,7 @@ def _reduction_vector_axis(t: Tensor) -> str | None:
     return None
 
 
-def _tile(t: Tensor) -> Tile | None:
+def tile_of(t: Tensor) -> Tile | None:
     d = definition_of(t)
     if d.reducer is None or instances(t) < LEAST_TERMS * max(1, elements(t)):
         return None
@@ -245,7 +273,7 @@ def _follows(
 
 
 def _placements(
-    program: Program, tiles: dict[str, Tile], epilogues: dict[str, str]
+    program: Program, tiles: dict[str, Tile], epilogues: dict[str, str], fixed: frozenset[str] = frozenset()
 ) -> tuple[list[Placement], dict[str, dict[str, str]]]:
     """The placements, and for every stage which axis of its root each of its shared axes runs with."""
     outputs = {t.name for t in program.outputs}
@@ -258,8 +286,11 @@ def _placements(
         d = definition_of(t)
         readers = program.consumers(t.name)
         place = None
-        if t.name not in outputs and t.name not in tiles and t.name not in follow and not d.order and readers:
+        alone = t.name in outputs or t.name in tiles or t.name in follow or t.name in fixed
+        if not alone and not d.order and readers:
             place = _place(program, t, readers, root_of, shared, depth)
+        if place is not None and place.consumer in fixed:
+            place = None
         if place is not None and place.consumer in tiles:
             place = _around_tile(program, place, tiles[place.consumer])
         if place is None:

@@ -22,6 +22,14 @@ class Span:
     ends: tuple[Affine, ...] = ()
 
 
+def clipped(s: Span, size: int) -> Span:
+    """The part of a span that lies in a dimension of ``size`` indices, where its ends are known."""
+    if s.base.terms:
+        return s
+    first, last = max(0, s.base.const), min(size, s.base.const + s.extent)
+    return Span(Affine((), first), last - first, s.ends) if first < last else s
+
+
 class NoBox(Exception):
     """The touched elements have no affine box of constant size; the text says which index."""
 

@@ -19,6 +19,7 @@ from tensordsl.schedules.arguments import check_arguments
 from tensordsl.schedules.loopnest import LoopNest, Stmt
 from tensordsl.schedules.lower import lower
 from tensordsl.schedules.regions import NoBox
+from tensordsl.schedules.rounding import changes_rounding
 from tensordsl.schedules.simplify import simplify
 from tensordsl.schedules.trace import Step, Trace
 
@@ -37,12 +38,19 @@ FAMILIES = (
     "caches",
     "sliding",
     "definitions",
+    "constants",
+    "variants",
     "scattering",
     "streaming",
+    "scanning",
     "storage",
     "hints",
     "pipeline",
     "decompose",
+    "interleaving",
+    "permuting",
+    "projection",
+    "shearing",
 )
 
 
@@ -143,6 +151,7 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
             check_arguments(fn, bound.arguments)
             with assuming(s.program.relations):
                 new = fn(s, *args, **kwargs)
+            _check_rounding(s, new, step)
             result = Schedule(new.program, new.nest, s.trace.then(step), s.checked)
             return result.validate() if s.checked else result
         except NoBox as e:
@@ -158,6 +167,17 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
     PRIMITIVES[name] = apply
     return apply
+
+
+def _check_rounding(s: Schedule, new: Schedule, step: Step) -> None:
+    """Raises ScheduleError where a step may change results that the program fixes to the last bit."""
+    if new.program is s.program or s.program.rounding == "free":
+        return
+    if changes_rounding(step.name, s.program, str(step.args[0] if step.args else "")):
+        raise ScheduleError(
+            f"the step may change the rounding of results, which {s.program.name} fixes",
+            hint="schedule the program itself instead of td.exact or td.reproducible of it",
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from tensordsl.schedules.divisions import decided
 from tensordsl.schedules.loopnest import (
     For,
     If,
@@ -135,6 +136,7 @@ def _simplify(s: Stmt, c: Context) -> Stmt | None:
     if isinstance(s, If):
         return _simplify_if(s, c)
     if isinstance(s, Store):
+        s = decided(s, lambda a: (c.minimum(a), c.maximum(a)))
         value = _simplify_value(s.value, c)
         return s if value is s.value else replace(s, value=value)
     if isinstance(s, Seq):
@@ -218,6 +220,11 @@ def _simplify_value(value: Expr, c: Context) -> Expr:
         return None
 
     return expr.transform(value, choose)
+
+
+def simplify_value(value: Expr, c: Context) -> Expr:
+    """An expression with the selects resolved that the context decides."""
+    return _simplify_value(value, c)
 
 
 def _open_part(condition: Expr, c: Context) -> Expr:

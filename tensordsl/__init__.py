@@ -63,15 +63,18 @@ _HOMES: dict[str, tuple[str, str]] = {
     **{n: ("tensordsl.interpreter", n) for n in ("interpret", "error_bound", "random_inputs", "small_integer_inputs")},
     **{n: ("tensordsl.summaries", n) for n in ("all", "any", "argmax", "argmin", "logsumexp", "mean", "std", "var")},
     "reducer": ("tensordsl.monoids", "reducer"),
+    **{n: ("tensordsl.scans", n) for n in ("cumsum", "cumprod", "cummax", "cummin")},
     "check": ("tensordsl.checking", "check"),
     "ops": ("tensordsl.ops", ""),
     "Program": ("tensordsl.program", "Program"),
     "dim": ("tensordsl.sizes", "dim"),
+    "constant": ("tensordsl.constants", "constant"),
     **{
         n: ("tensordsl.autotune.driver", n)
         for n in ("compile", "tune", "build_library", "verify", "bench", "TuneResult")
     },
     "Schedule": ("tensordsl.schedules.schedule", "Schedule"),
+    **{n: ("tensordsl.schedules.rounding", n) for n in ("exact", "reproducible")},
     "Expr": ("tensordsl.expr", "Expr"),
     **{
         n: ("tensordsl.errors", n)

@@ -17,6 +17,7 @@ from tensordsl.autotune.driver import compile as compile
 from tensordsl.autotune.driver import tune as tune
 from tensordsl.autotune.driver import verify as verify
 from tensordsl.checking import check as check
+from tensordsl.constants import constant as constant
 from tensordsl.errors import BuildError as BuildError
 from tensordsl.errors import InternalError as InternalError
 from tensordsl.errors import ProgramError as ProgramError
@@ -68,6 +69,12 @@ from tensordsl.operators import Operator as Operator
 from tensordsl.operators import load_programs as load_programs
 from tensordsl.operators import operator as operator
 from tensordsl.program import Program as Program
+from tensordsl.scans import cummax as cummax
+from tensordsl.scans import cummin as cummin
+from tensordsl.scans import cumprod as cumprod
+from tensordsl.scans import cumsum as cumsum
+from tensordsl.schedules.rounding import exact as exact
+from tensordsl.schedules.rounding import reproducible as reproducible
 from tensordsl.schedules.schedule import Schedule as Schedule
 from tensordsl.sizes import dim as dim
 from tensordsl.summaries import all as all

@@ -43,7 +43,7 @@ def check(
 
 
 def _call(program: Program, reference: Callable[..., Any], arrays: Mapping[str, Any]) -> list[Array]:
-    given = [np.asarray(arrays[t.name], numpy_type(t.dtype, "float64")) for t in program.inputs]
+    given = [np.asarray(arrays[t.name], numpy_type(t.dtype, "float64")) for t in program.arguments]
     try:
         result = reference(*given)
     except Exception as e:

@@ -25,6 +25,7 @@ from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.reduction import Accumulator
+from tensordsl.running_error import Sizes, combinable
 from tensordsl.states import States
 from tensordsl.tensor import Definition, Tensor
 
@@ -139,6 +140,7 @@ class Evaluator:
     def __init__(self, program: Program | None, precision: Precision, rules: ErrorRules | None = None) -> None:
         self.program, self.precision, self.rules = program, precision, rules
         self.cells: dict[str, Value] = {}
+        self.sizes: dict[str, Sizes] = {}  # of recurrences whose steps may be grouped in any way
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Value]:
         """The value of every tensor.  inputs: arrays by name, already of the right shape."""
@@ -158,6 +160,8 @@ class Evaluator:
             value = np.zeros(t.shape, numpy_type(t.dtype, self.precision))
             cyclic = self.rules is not None and g.order is not None
             self.cells[t.name] = Value(value, no_error(t.dtype, t.shape) if cyclic else None)
+            if self.rules is not None and len(g.tensors) == 1 and combinable(t):
+                self.sizes[t.name] = Sizes(t, self.rules.unit(t.dtype), self.rules.exact_integers(t.dtype))
 
     def _run(self, part: Tensor | Group, at: Mapping[str, int]) -> None:
         """Compute a definition or a group.  at: the steps of the groups around it."""
@@ -185,7 +189,10 @@ class Evaluator:
             return
         names = [a.name for a in d.axes]
         for box in boxes(region):
-            value = self._evaluate(t, d.body, Frame(names, box, self.cells))
+            frame = Frame(names, box, self.cells)
+            value = self._evaluate(t, d.body, frame)
+            if t.name in self.sizes:
+                value = self.sizes[t.name].widened(self, frame, box, value)
             self._store(t, box, value)
 
     def _reduce(self, t: Tensor, region: Box) -> None:

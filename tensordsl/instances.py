@@ -165,8 +165,8 @@ def at(program: Program, sizes: Mapping[str, int]) -> Program:
         return fresh[t.name]
 
     dims = {n: number(v) for n, v in program.dims.items()}
-    inputs, outputs = ([get(t) for t in ts] for ts in (program.inputs, program.outputs))
-    return Program(inputs, outputs, program.name, program.inplace, dims)
+    inputs, outputs = ([get(t) for t in ts] for ts in (program.arguments, program.outputs))
+    return Program(inputs, outputs, program.name, program.inplace, dims, program.rounding)
 
 
 def folded(e: Expr) -> Expr | None:

@@ -64,14 +64,17 @@ def _tolerance(error: Array | None, shape: tuple[int, ...]) -> Array:
 
 def checked(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
     """The arrays of the inputs by name, after a check of names, shapes and kinds."""
-    names = [t.name for t in program.inputs]
+    names = [t.name for t in program.arguments]
     for name in inputs:
         if name not in names:
             like = closest(name, names)
             hint = f"did you mean {like!r}?" if like else None
             raise ProgramError(f"{program.name} has no input {name!r}", legal=names, hint=hint)
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for t in program.inputs:
+        if t.value is not None:
+            arrays[t.name] = t.value
+            continue
         if t.name not in inputs:
             raise ProgramError(f"{program.name}: no array for input {t}")
         array = np.asarray(inputs[t.name])

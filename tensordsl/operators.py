@@ -133,7 +133,7 @@ class Operator:
                 outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
-        return Program(inputs, outputs, self.name, self.inplace, bound, relations)
+        return Program(inputs, outputs, self.name, self.inplace, bound, relations=relations)
 
     def __call__(self, *tensors: Tensor) -> Any:
         """The function applied to tensors of an operator around it; their shapes give the sizes."""

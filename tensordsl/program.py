@@ -9,22 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from tensordsl import accesses, causality, expr, hazards
 from tensordsl.affine import Affine, Dim
 from tensordsl.causality import Group
+from tensordsl.constants import constants_of
 from tensordsl.dimensions import MOST, extent
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Expr, Read
 from tensordsl.sizes import Size, assuming, dims_of, made
 from tensordsl.tensor import Definition, Tensor
 
+#: Where float results are rounded.  free: sums in any order, products fused into sums where the machine
+#: can.  written: every operation of the definitions once, in the written order.  fused: the same, but
+#: with one rounding for a term of a `Definition.fused` sum and in the vector math.
+Rounding = Literal["free", "written", "fused"]
+
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Program:
     """inputs, outputs: tensors in calling order.  inplace: output name -> input name whose memory
     it takes over.  dims: the named sizes it was bound with, in the order of the C interface; sizes that are
-    known only at the call (`Size`) stay open.  relations: what is assumed of several of them (each ``>= 0``).
+    known only at the call (`Size`) stay open.  rounding: what a kernel may do to float results (see
+    `Rounding`).  relations: what is assumed of several open sizes (each ``>= 0``).
     Raises ProgramError for undefined tensors, cycles without an order, bad or duplicate names, and
     outputs that overwrite an input while it is still read.
     """
@@ -35,6 +43,7 @@ class Program:
     groups: tuple[Group, ...]
     inplace: Mapping[str, str]
     dims: Mapping[str, int]
+    rounding: Rounding
     relations: tuple[Affine, ...]
 
     def __init__(
@@ -44,6 +53,7 @@ class Program:
         name: str = "kernel",
         inplace: Mapping[str, str] | None = None,
         dims: Mapping[str, int] | None = None,
+        rounding: Rounding = "free",
         relations: Sequence[Affine] = (),
     ) -> None:
         if not name.isidentifier():
@@ -53,8 +63,10 @@ class Program:
                 raise ProgramError(
                     f"the {role} of a program are a list of tensors, got {given!r}", hint="td.Program([x], [y])"
                 )
+        arguments = tuple(inputs)
+        constants = tuple(t for t in constants_of(outputs) if all(t is not i for i in arguments))
         with assuming(tuple(relations)):
-            ins, outs, groups = _normalise(tuple(inputs), tuple(outputs), dict(inplace or {}))
+            ins, outs, groups = _normalise((*arguments, *constants), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
             "inputs": ins,
@@ -62,6 +74,7 @@ class Program:
             "groups": groups,
             "inplace": dict(inplace or {}),
             "dims": dict(dims or {}) or _dims(ins),
+            "rounding": rounding,
             "relations": tuple(dict.fromkeys([*relations, *_pitches(ins)])),
         }
         for field, value in fields.items():
@@ -80,6 +93,16 @@ class Program:
         return instances.at(self, {n: extent(v) for n, v in sizes.items()})
 
     @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The inputs that come with each call: those whose values are not known."""
+        return tuple(t for t in self.inputs if t.value is None)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """The inputs whose values are part of the program."""
+        return tuple(t for t in self.inputs if t.value is not None)
+
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The defined tensors, each after what it reads."""
         return tuple(t for g in self.groups for t in g.tensors)
@@ -96,7 +119,7 @@ class Program:
 
     def with_definitions(self, new: Mapping[str, Definition], added: Sequence[Tensor] = ()) -> Program:
         """This program with some definitions replaced (their reads may name tensors of `added`)."""
-        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}
+        pool = {t.name: t for t in (*self.inputs, *self.tensors, *added)}  # what is added may take a name over
         fresh: dict[str, Tensor] = {t.name: t for t in self.inputs}
 
         def get(name: str) -> Tensor:
@@ -108,9 +131,18 @@ class Program:
                     copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
-        return Program(
-            self.inputs, [get(t.name) for t in self.outputs], self.name, self.inplace, self.dims, self.relations
-        )
+        return self._rebuilt([get(t.name) for t in self.outputs], self.rounding)
+
+    def with_rounding(self, rounding: Rounding) -> Program:
+        """The same definitions with other freedom of rounding."""
+        return self._rebuilt(self.outputs, rounding)
+
+    def with_values(self, values: Mapping[str, Any]) -> Program:
+        """This program with some definitions replaced by what they amount to, as constants."""
+        return self.with_definitions({}, [replace(self[n], definition=None, value=v) for n, v in values.items()])
+
+    def _rebuilt(self, outputs: Sequence[Tensor], rounding: Rounding) -> Program:
+        return Program(self.arguments, outputs, self.name, self.inplace, self.dims, rounding, self.relations)
 
     def _where(self) -> str:
         from tensordsl import instances
@@ -119,7 +151,9 @@ class Program:
         return f" for {', '.join(found)}" if found else ""
 
     def __str__(self) -> str:
-        lines = [f"program {self.name}({', '.join(map(str, self.inputs))}){self._where()}"]
+        role = "" if self.rounding == "free" else f"  rounding {self.rounding}"
+        lines = [f"program {self.name}({', '.join(map(str, self.arguments))}){self._where()}{role}"]
+        lines += [f"  constant {t}" for t in self.constants]
         for t in self.tensors:
             role = "  (output)" if t in self.outputs else ""
             if t.name in self.inplace:
@@ -171,6 +205,7 @@ def definition_text(t: Tensor) -> str:
     body = str(d.body)
     if d.reducer:
         body = f"{d.reducer.name}({body}, over {', '.join(f'{a.name}:{a.extent}' for a in d.reduce_axes)})"
+        body += ", fused" if d.fused else ""
     order = f"  in order of {', '.join(map(str, d.order))}" if d.order else ""
     return f"{t.dtype} {t.name}[{axes}] = {body}{order}"
 
@@ -186,11 +221,12 @@ def _normalise(
     _check_interface(inputs, outputs)
     copies: dict[int, Tensor] = {}
     names = _Names()
-    for t in (*inputs, *(o for o in outputs if o.named), *(o for o in outputs if not o.named)):
+    arguments = [t for t in inputs if t.value is None]
+    for t in (*arguments, *(x for x in inputs if x.value is not None), *_named_first(outputs)):
         if t.named and t.name in names.taken:
             raise ProgramError(f"two tensors of the program are named {t.name!r}", location=t.location)
         copies[id(t)] = replace(t, name=names.unique(t), definition=None, named=True)
-    overwritten = hazards.overwritten(inputs, outputs, {i: c.name for i, c in copies.items()}, inplace)
+    overwritten = hazards.overwritten(arguments, outputs, {i: c.name for i, c in copies.items()}, inplace)
     components = _components(inputs, outputs, {})
     waits = hazards.check([t for c in components for t in c], overwritten)
     if waits:
@@ -205,6 +241,10 @@ def _normalise(
         copies[id(t)].definition = replace(d, body=accesses.map_sources(d.body, lambda source: copies[id(source)]))
     groups = tuple(_group([copies[id(t)] for t in c]) for c in components)
     return tuple(copies[id(t)] for t in inputs), tuple(copies[id(t)] for t in outputs), groups
+
+
+def _named_first(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [*(t for t in tensors if t.named), *(t for t in tensors if not t.named)]
 
 
 class _Names:

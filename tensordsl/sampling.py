@@ -42,7 +42,7 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
             low, high = max(low, -8), 7
         return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.numpy)
 
-    return {t.name: draw(t) for t in program.inputs}
+    return {t.name: draw(t) for t in program.arguments}
 
 
 def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array]:
@@ -70,7 +70,7 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
         low = 1 if positive or divided else 0 if t.dtype.kind == "u" else -size
         return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.numpy)
 
-    return {t.name: draw(t) for t in program.inputs}
+    return {t.name: draw(t) for t in program.arguments}
 
 
 def _require_sizes(program: Program) -> None:
@@ -82,8 +82,9 @@ def _require_sizes(program: Program) -> None:
 def _largest(program: Program, size: int) -> float:
     """A bound on every sum and product when inputs have at most this size."""
     bound: dict[str, float] = {
-        t.name: float(max(map(abs, t.values)) if t.stated and t.values is not None else size) for t in program.inputs
+        t.name: float(max(map(abs, t.values)) if t.stated and t.values is not None else size) for t in program.arguments
     }
+    bound |= {t.name: float(np.abs(t.value).max(initial=0)) for t in program.constants}
     for t in program.tensors:
         d = t.definition
         assert d is not None

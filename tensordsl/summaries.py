@@ -218,12 +218,10 @@ def _position(
         best = math.inf if chosen is LARGEST else -math.inf
         e, at = expr.select(nan, best, e), expr.select(nan, at - expr.constant(low, kind), at)
     _, found = chosen.reduction((e, at), axes, where, location)
-    if e.dtype.is_float:
-        found = expr.select(found < 0, found + expr.constant(low, kind), found)
+    place = expr.binary("and", found, expr.constant(low - 1, kind)) if e.dtype.is_float else found
     if where is not None:
-        nothing = REDUCERS["min"].identity(kind)
-        found = expr.select(expr.binary("eq", found, nothing), -1, found)
-    return expr.cast(found, "int64")
+        place = expr.select(expr.binary("eq", found, REDUCERS["min"].identity(kind)), -1, place)
+    return expr.cast(place, "int64")
 
 
 argmax = _summary(

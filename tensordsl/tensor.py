@@ -87,7 +87,8 @@ class Definition:
     """What a tensor is: ``T[axes] = body``, or ``T[axes] = reducer over reduce_axes of body``.
 
     order: the axes along which a recurrence runs, the slowest first; what it reads of itself lies
-    strictly before in this (lexicographic) order.
+    strictly before in this (lexicographic) order.  fused: each term of the sum is a product, which is
+    added to the sum with one rounding (see `tensordsl.program.Rounding`).
     """
 
     axes: tuple[Axis, ...]
@@ -95,6 +96,7 @@ class Definition:
     reducer: Reducer | Monoid | None = None
     reduce_axes: tuple[Axis, ...] = ()
     order: tuple[Causal, ...] = ()
+    fused: bool = False
 
     @property
     def reads(self) -> list[Read]:
@@ -128,6 +130,7 @@ class Tensor(TensorOperators, Summarised, NoArray):
     values: Range | None = None  # what the elements are known to lie in, both ends included
     stated: bool = False  # the caller promises these values: a kernel checks them when it is called
     pitch: int = 0  # of an input: elements between rows in memory (0: rows follow each other)
+    value: Any = field(default=None, repr=False)  # of a constant: its elements (see constants.py)
 
     @property
     def ndim(self) -> int:

@@ -62,8 +62,8 @@ class ErrorRules:
     def operation(self, e: Op, args: Sequence[Value], value: Array) -> Array | None:
         """The bound of an operation (all but select) with these operands."""
         certain = all(a.error is None for a in args)
-        if certain and not e.dtype.is_inexact:
-            return None
+        if (certain and not e.dtype.is_inexact) or (e.name in COMPARISONS and e.args[0] is e.args[1]):
+            return None  # a value compared with itself, rounded or not, says whether it is a number
         with np.errstate(all="ignore"):
             safe = certain and e.name not in ("floordiv", "mod")
             error = np.zeros(()) if safe else _propagate(e.name, args, value, e.dtype)

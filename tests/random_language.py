@@ -17,7 +17,7 @@ from tensordsl.expr import Axis, Expr, Index, Read, Reduce, select
 from tensordsl.tensor import Tensor, define
 from tests.random_programs import KINDS, LIMIT, Generator, Known
 
-ADDED = ("choice", "triangle", "nested", "ordered", "opposed", "view", "view", "library")
+ADDED = ("choice", "wedge", "nested", "ordered", "opposed", "view", "view", "library")
 _COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -97,7 +97,7 @@ class Language(Generator):
         e = self.choose(parts, self.condition(axes, self.rng.randint(0, 2)), read, expr.cast(other, read.dtype))
         return self.settle(axes, e, max(bound, source.bound), name)
 
-    def triangle(self, name: str) -> Known:
+    def wedge(self, name: str) -> Known:
         """A reduction with terms only where a compound condition holds."""
         axes = self.axes(self.most // 20, least=1)
         reduced = self.axes(max(1, self.most // max(1, math.prod(a.extent for a in axes))), "krs", 1)

@@ -471,7 +471,7 @@ def small_integers(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, 
         low, high = t.values if t.stated and t.values is not None else (0 if t.dtype.kind in "ub" else -3, 3)
         return np.asarray(rng.integers(low, high + 1, t.shape)).astype(t.dtype.numpy)
 
-    return {t.name: draw(t) for t in program.inputs}
+    return {t.name: draw(t) for t in program.arguments}
 
 
 def smooth_values(program: td.Program, seed: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -231,6 +231,15 @@ def _pad(r: Steps, s: Schedule) -> Drawn:
     return (stage, r.rng.choice(axes or ["none"]), r.rng.choice(FACTORS)), {}
 
 
+def _relayout(r: Steps, s: Schedule) -> Drawn:
+    stage = r.stage(s)
+    reads = [x for t in s.program.tensors if t.name == stage for x in definition(t).reads]
+    source = r.rng.choice(reads).source if reads else None
+    order = list(range(len(source.shape) if source is not None else 1))
+    r.rng.shuffle(order)
+    return (stage, source.name if source is not None else "none", tuple(order)), {}
+
+
 def _prefetch(r: Steps, s: Schedule) -> Drawn:
     kwargs: dict[str, Any] = {"ahead": r.rng.randint(-1, 4)}
     stage, *_ = drawn = r.read(s)
@@ -264,6 +273,7 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "specialize": _specialize,
     "partition": _partition,
     "distribute": _plain,
+    "interleave": lambda r, s: ((*r.stage_and_loop(s), tuple(r.rng.randrange(3) for _ in range(2))), {}),
     "decompose_reduction": _plain,
     "jam": _jam,
     "unroll": _plain,
@@ -279,9 +289,13 @@ ARGUMENTS: dict[str, Callable[[Steps, Schedule], Drawn]] = {
     "rfactor": _rfactor,
     "pad": _pad,
     "reciprocal": lambda r, s: ((r.stage(s),), {}),
+    "project": _plain,
+    "relayout": _relayout,
     "scatter": lambda r, s: ((stage := r.stage(s), r.loop(s, stage)), {}),
     "set_scope": lambda r, s: ((r.local(s), r.rng.choice(("register", "stack", "workspace"))), {}),
     "store_at": _store_at,
+    "shear": lambda r, s: ((r.local(s), *r.rng.sample(range(2), 2), r.rng.choice((1, 2))), {}),
+    "permute": lambda r, s: ((r.local(s), tuple(r.rng.sample(range(2), 2))), {}),
     "storage_align": lambda r, s: ((r.local(s), r.rng.choice((8, 16, 17, 40))), {}),
     "fold": lambda r, s: ((r.local(s), r.rng.randrange(2), r.rng.choice((1, 2, 3, 4))), {}),
     "outline": _plain,
@@ -298,9 +312,9 @@ GPU: dict[str, Callable[[Steps, Schedule], Drawn]] = {
 
 #: What is drawn early and what late: a stage is placed before its loops are ordered.
 FAMILIES: tuple[tuple[str, ...], ...] = (
-    ("compute_inline", "rfactor", "reciprocal", "pad", "scatter", "compute_at", "split"),
+    ("compute_inline", "rfactor", "reciprocal", "relayout", "project", "pad", "scatter", "compute_at", "split"),
     ("compute_at", "reverse_compute_at", "split", "tile", "reorder"),
-    ("split", "tile", "reorder", "fuse", "skew", "jam", "cache_write"),
+    ("split", "tile", "reorder", "fuse", "skew", "jam", "interleave", "cache_write"),
     ("cache_read", "cache_read", "cache_write", "pack", "slide", "slide", "reverse_compute_at"),
     (
         "peel",
@@ -312,6 +326,8 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "fold",
         "store_at",
         "set_scope",
+        "permute",
+        "shear",
         "storage_align",
     ),
     ("vectorize", "vectorize", "parallel", "unroll", "outline", "prefetch", "store_nt", "annotate"),

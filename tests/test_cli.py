@@ -376,3 +376,30 @@ def test_ctrl_c_keeps_the_best(place):
     assert "stopped because: interrupted; winner" in said
     assert "Traceback" not in said
     assert read_log(place)[-1].kind == "winner"
+
+
+def test_why_lists_the_steps_that_were_lost(place, run):
+    (place / "lost.py").write_text(
+        "import tensordsl as td\n"
+        'x = td.placeholder((4, 30, 7), name="x")\n'
+        "u = td.exp(x)\n"
+        "s = u.sum(axis=2)\n"
+        'y = td.compute((4, 30, 7), lambda i, j, k: u[i, j, k] / s[i, j], name="y")\n'
+        'z = td.compute((4, 30, 7), lambda i, j, k: y[i, 29 - j, k] * 2 + y[i, j, k], name="z")\n'
+        'lost = td.Program([x], [z], name="lost")\n'
+    )
+    said = run("show", "lost.py", "--why")
+    assert "steps that the default schedule tried and does without:\n  fuse(" in said
+    assert "tried and does without" not in run("show", "operators.py:product", "--why")
+
+
+def test_refusals_are_noted_once_and_in_order():
+    from tensordsl.schedules.refusals import note, refusals
+
+    from tensordsl.errors import ScheduleError
+
+    with refusals() as found:
+        for text in ("a\nmore", "b", "a"):
+            note(ScheduleError(text))
+    note(ScheduleError("outside"))
+    assert found == ["a", "b"]

@@ -57,6 +57,50 @@ def spread() -> td.Program:
     return td.Program([x], [q], "spread")
 
 
+def fields() -> td.Program:
+    """e and h advance together; h needs the next row of e."""
+    x = td.placeholder((7, 5), name="x")
+
+    def e(e, h, t, i, j):  # type: ignore[no-untyped-def]
+        return td.select(t > 0, e[t - 1, i, j] + 2.0 * h[t - 1, i, j], x[i, j])
+
+    def h(e, h, t, i, j):  # type: ignore[no-untyped-def]
+        return td.select(t > 0, td.select(i < 6, h[t - 1, i, j] - e[t, i + 1, j] + e[t, i, j], 0.0), x[i, j])
+
+    e, h = td.recurrences([(4, 7, 5)] * 2, [e, h], ["e", "h"], order="t")
+    return td.Program([x], [td.compute((7, 5), lambda i, j: h[3, i, j], name="z")], "fields")
+
+
+def steady() -> td.Program:
+    """c: coefficients that are the same in every step and every row."""
+    x = td.placeholder((5, 6), name="x")
+    c = td.recurrence(
+        (3, 5, 6), lambda c, t, i, j: td.select(j > 0, 0.5 * c[t, i, j - 1] + 1.0, 0.0), name="c", order=("t", "j")
+    )
+
+    def row(y, t, i, j):  # type: ignore[no-untyped-def]
+        return td.select(t > 0, c[t, i, j] * y[t - 1, i, j], x[i, j])
+
+    y = td.recurrence((3, 5, 6), row, name="y", order="t")
+    return td.Program([x], [td.compute((5, 6), lambda i, j: y[2, i, j], name="z")], "steady")
+
+
+def known() -> td.Program:
+    """A product with a constant that is doubled first."""
+    x, w = td.placeholder((4, 6), name="x"), td.constant(np.arange(30.0).reshape(5, 6), name="w")
+    twice = td.compute((5, 6), lambda i, j: w[i, j] * 2.0, name="twice")
+    k = td.reduce_axis(6, name="k")
+    return td.Program([x], [td.compute((4, 5), lambda i, j: td.sum(x[i, k] * twice[j, k], axis=k), name="y")], "known")
+
+
+def window() -> td.Program:
+    """A correlation with three taps down and across, two channels."""
+    x, w = td.placeholder((7, 8, 2), name="x"), td.placeholder((3, 3, 2, 4), name="w")
+    r, s, c = td.reduce_axis(3, "r"), td.reduce_axis(3, "s"), td.reduce_axis(2, "c")
+    term = lambda i, j, o: td.sum(x[i + r, j + s, c] * w[r, s, c, o], axis=(r, s, c))  # noqa: E731
+    return td.Program([x, w], [td.compute((5, 6, 4), term, name="y")], "window")
+
+
 def counts() -> td.Program:
     """h: a sum of rows by destination; g: rows of it, looked up."""
     x, to = td.placeholder((9, 4), name="x"), td.placeholder((9,), "int32", name="to", values=range(-1, 7))
@@ -66,7 +110,8 @@ def counts() -> td.Program:
     return td.Program([x, to], [g], "counts")
 
 
-PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in (chain, rows, scan, spread, counts)}
+ALL = (chain, rows, scan, spread, fields, steady, counts, known, window)
+PROGRAMS: dict[str, Callable[[], td.Program]] = {f.__name__: f for f in ALL}
 
 
 def shared(s: S) -> S:
@@ -103,7 +148,14 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
         ("chain", lambda s: s.partition("c", "j", "i + 2", suffix="late")),
         ("scan", lambda s: s.partition("s", "t", "1")),
     ],
+    "scan": [("scan", lambda s: s.scan("s", 2)), ("scan", lambda s: s.scan("s", 4).unroll("s_v1", "i"))],
     "online": [("spread", lambda s: s.online("q", 4)), ("spread", lambda s: s.online("q", 3, axis="k"))],
+    "fold_constants": [("known", lambda s: s.fold_constants())],
+    "winograd": [("window", lambda s: s.winograd("y", 2))],
+    "relayout": [
+        ("chain", lambda s: s.relayout("c", "w", [1, 0])),
+        ("known", lambda s: s.fold_constants().relayout("y", "twice", (1, 0), name="turned").fold_constants()),
+    ],
     "store_at": [("rows", lambda s: s.jam("v", "d", "i").store_at("v", "i"))],
     "distribute": [("chain", lambda s: s.compute_at("h", "c", "i").distribute("c", "j"))],
     "decompose_reduction": [("chain", lambda s: s.split("c", "k", 4).reorder("c", "k.o", "i", "j", "k.i").decompose_reduction("c", "k.o"))],
@@ -118,6 +170,23 @@ LEGAL: dict[str, list[tuple[str, Callable[[S], S]]]] = {
     "compute_at": [("chain", lambda s: s.compute_at("h", "c", "i"))],
     "reverse_compute_at": [("chain", lambda s: s.reverse_compute_at("y", "c", "i"))],
     "jam": [("chain", lambda s: s.jam("c", "y", "i"))],
+    "interleave": [
+        ("fields", lambda s: s.interleave("e", "t", (0, 1))),
+        ("fields", lambda s: s.unchecked().interleave("e", "t", (0, 1)).skew("e", "i", "t").reorder("e", "i", "t")),
+        ("fields", lambda s: s.split("e", "i", 2).split("h", "i", 2).interleave("h", "t", [1, 2])),
+    ],
+    "project": [
+        ("steady", lambda s: s.project("c", "t")),
+        ("steady", lambda s: s.project("c", "i").project("c", "t").fold("y", 0, 1)),
+    ],
+    "shear": [
+        ("fields", lambda s: s.shear("e", 1, 0, 2).shear("h", 1, 0, 1)),
+        ("scan", lambda s: s.shear("s", 1, 0, 1).fold("s", 0, 1)),
+    ],
+    "permute": [
+        ("chain", lambda s: s.permute("c", (1, 0)).cache_read("y", "c", "i", scope="stack")),
+        ("fields", lambda s: s.fold("e", 0, 2).permute("e", (2, 0, 1))),
+    ],
     "cache_read": [
         ("chain", lambda s: s.reorder("c", "i", "k", "j").cache_read("c", "w", "k")),
         ("chain", lambda s: s.cache_read("c", "w", "i", scope="stack", pad=3, align=4, name="panel")),
@@ -212,10 +281,32 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.partition("c", "j", "i ! 1"), "cannot read"),
         ("chain", lambda s: s.vectorize("y", "j").partition("y", "j", "4"), 'loop "j" is vector'),
     ],
+    "scan": [
+        ("scan", lambda s: s.scan("s", 3), "block=3 is not one of 2, 4, 8"),
+        ("scan", lambda s: s.scan("z", 4), "z is not a recurrence along one axis"),
+        ("scan", lambda s: s.split("s", "i", 2).scan("s", 4), "are already ordered"),
+    ],
     "online": [
         ("chain", lambda s: s.online("h", 4), "h is not a reduction over one axis"),
         ("spread", lambda s: s.online("q", 0), "tile=0 is not a positive integer"),
         ("spread", lambda s: s.split("q", "i", 2).online("q", 4), "already arranged"),
+    ],
+    "winograd": [
+        ("window", lambda s: s.winograd("y", 3), "m=3 results at a time"),
+        ("window", lambda s: s.split("y", "i", 2).winograd("y", 2), "already arranged"),
+        ("chain", lambda s: s.winograd("c", 2), "c is not a correlation with 3 taps"),
+        ("chain", lambda s: s.winograd("h", 2), "h is not a sum of floats"),
+    ],
+    "fold_constants": [
+        ("chain", lambda s: s.fold_constants(), "no definition follows from constants alone"),
+        ("known", lambda s: s.split("y", "i", 2).fold_constants(), "already arranged"),
+    ],
+    "relayout": [
+        ("chain", lambda s: s.relayout("c", "b", [0]), "c reads no 'b'"),
+        ("chain", lambda s: s.relayout("c", "w", [0, 2]), "not an order of the dimensions of w"),
+        ("chain", lambda s: s.relayout("c", "w", [1, 0], name="h"), "the name 'h' is taken"),
+        ("chain", lambda s: s.split("c", "i", 2).relayout("c", "w", [1, 0]), "already ordered"),
+        ("scan", lambda s: s.relayout("s", "x", [1, 0]), "belongs to a recurrence"),
     ],
     "store_at": [
         ("rows", lambda s: s.store_at("v", "q"), 'outside a loop "q"'),
@@ -254,6 +345,30 @@ REFUSED: dict[str, list[tuple[str, Callable[[S], S], str]]] = {
         ("chain", lambda s: s.jam("h", "c", "j"), "different bounds|not in one sequence"),
         ("chain", lambda s: s.compute_at("h", "c", "i").jam("h", "c", "i"), "share the loop"),
         ("rows", lambda s: s.jam("h", "v", "i"), "different bounds"),
+    ],
+    "interleave": [
+        ("fields", lambda s: s.interleave("e", "t", (0, 0)), "does not hold|holds no element|needs element"),
+        ("fields", lambda s: s.interleave("e", "t", (0, 1, 1)), '3 delays for the 2 loops in "t"'),
+        ("scan", lambda s: s.interleave("s", "i", (0,)), "does not consist of loops"),
+    ],
+    "project": [
+        ("steady", lambda s: s.project("c", "j"), "may change along j"),
+        ("steady", lambda s: s.project("c", "k"), "has no axis 'k'"),
+        ("steady", lambda s: s.project("y", "t"), "may change along t"),
+        ("steady", lambda s: s.project("z", "i"), "its shape is the caller's"),
+        ("steady", lambda s: s.split("y", "j", 2).project("c", "t"), "already ordered"),
+    ],
+    "shear": [
+        ("scan", lambda s: s.shear("s", 1, 1, 1), "two different ones of s's 2"),
+        ("scan", lambda s: s.shear("s", 1, 0, 0), "factor=0 is not a positive integer"),
+        ("scan", lambda s: s.fold("s", 0, 1).shear("s", 1, 0, 1), "folded or padded already"),
+        ("scan", lambda s: s.shear("x", 1, 0, 1), "the caller's memory"),
+    ],
+    "permute": [
+        ("chain", lambda s: s.permute("q", (1, 0)), "there is no buffer 'q'"),
+        ("chain", lambda s: s.permute("y", (1, 0)), "the caller's memory"),
+        ("chain", lambda s: s.permute("c", (0, 0)), "does not name each of c's 2 dimensions once"),
+        ("chain", lambda s: s.storage_align("c", 16).permute("c", (1, 0)), "padded already"),
     ],
     "cache_read": [
         ("chain", lambda s: s.cache_read("c", "q", "i"), "there is no buffer 'q'"),

@@ -389,6 +389,26 @@ def test_terms_in_order_stay_in_order() -> None:
     assert Schedule(argmax_program()).split("y_largest", "k", 5).reorder("y_largest", "k.i", "k.o").validate()
 
 
+def test_register_tiles_keep_terms_in_order() -> None:
+    x = td.placeholder((3, 9, 40), name="x")
+    k, r = td.reduce_axis(3, "k"), td.reduce_axis(9, "r")
+    y = td.compute((40,), lambda i: reducers.first(x[k, r, i], axis=(k, r))[1], name="y")
+    sketch = sketches(td.Program([x], [y]), target("avx2"))[0]
+    assert "vector" in str(sketch.build(sketch.default).validate())
+    both(td.Program([x], [y]), small((3, 9, 40)))
+
+
+def test_a_choice_in_doubt_allows_both_results() -> None:
+    """Rounding may decide between neighbours: then either position is right, and no other."""
+    x = td.placeholder((1, 4), name="x")
+    program = td.Program([x], [td.compute((1, 4), lambda i, j: td.exp(x[i, j] / 3), name="y").argmax(axis=1)])
+    data = np.array([[0.5, np.nextafter(np.float32(0.5), np.float32(1)), 0.0, 0.0]], np.float32)
+    [bound] = td.error_bound(program, {"x": data}).values()
+    assert 1 <= bound[0] < 100
+    [bound] = td.error_bound(program, {"x": small((1, 4)) + np.float32(np.arange(4) * 20)}).values()
+    assert bound[0] == 0
+
+
 def test_lanes_do_not_share_a_state() -> None:
     for kind in ("vectorize", "parallel"):
         with pytest.raises(td.ScheduleError, match="share y_largest"):

@@ -241,7 +241,7 @@ COMMON: Constants = {
 }  # fmt: skip
 _EXP_CONSTANTS: dict[int, Constants] = {
     32: {
-        "HIGH": 89.0, "LOW": -104.0, "LOG2E": "0x1.715476p0",
+        "HIGH": 89.0, "LOW": -105.0, "LOG2E": "0x1.715476p0",
         "MINUS_LN2_HIGH": "-0x1.62e4p-1", "MINUS_LN2_LOW": "-0x1.7f7d1cp-20",
     },
     64: {

@@ -26,6 +26,7 @@ from tensordsl.codegen.c.vector_operations import Shape, operation
 from tensordsl import dtypes
 from tensordsl.dtypes import DTypeLike
 from tensordsl.errors import BuildError, closest
+from tensordsl.program import Rounding
 
 
 class VectorTarget(Protocol):
@@ -49,15 +50,18 @@ class MathFunction:
 NAMES = ("exp", "exp2", "log", "log2", "tanh", "erf", "sin", "cos", "pow", "rsqrt", "sqrt")
 
 
-def vector_function(name: str, dtype: DTypeLike, target: VectorTarget, vector: bool) -> MathFunction:
+def vector_function(
+    name: str, dtype: DTypeLike, target: VectorTarget, vector: bool, rounding: Rounding = "free"
+) -> MathFunction:
     """The C function of `name` (see NAMES) on values of `dtype`, for whole vectors of the target or for scalars.
 
+    rounding: other than "free" gives the same bits on every target, with contraction off.
     Raises BuildError where the library has no such function.
     """
     kind = dtypes.dtype(dtype)
     lanes = target.vector_bytes * 8 // kind.bits if vector else 1
     if name in NAMES and kind in (dtypes.float32, dtypes.float64):
-        found = _function(name, Shape(target.isa, kind.bits, lanes))
+        found = _function(name, Shape(target.isa, kind.bits, lanes, rounding))
         if found is not None:
             return found
     like = closest(name, NAMES)
@@ -87,7 +91,7 @@ def in_order(functions: Iterable[MathFunction]) -> list[MathFunction]:
 def _function(name: str, shape: Shape) -> MathFunction | None:
     if name == "sqrt":
         return _operation(name, shape)
-    found = template(name, shape.bits, shape.isa)
+    found = template(name, shape.bits, shape.algorithm)
     if found is None:
         return None
     symbol = f"td_{name}_{shape.suffix}"

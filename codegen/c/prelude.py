@@ -12,6 +12,7 @@ from tensordsl.codegen.c.types import element, literal, signed, typedef, unsigne
 from tensordsl.codegen.source import C_CALL, C_TYPES
 
 from tensordsl.dtypes import DType, uint8
+from tensordsl.program import Rounding
 from tensordsl.targets import Target
 
 INLINE = "#define TD_INLINE static inline __attribute__((always_inline, unused))\n"
@@ -28,8 +29,9 @@ SHUFFLE = """\
 class Prelude:
     """Collects the texts in an order in which each follows what it needs."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, rounding: Rounding = "free") -> None:
         self.target = target
+        self.rounding = rounding
         self._texts: dict[str, str] = {}
 
     def texts(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ class Prelude:
         gcc folds a load into each arithmetic instruction that uses it, which costs load ports.
         """
         constraint = self.target.barrier
-        if not constraint or lanes * t.bytes < 16:
+        if not constraint or not 16 <= lanes * t.bytes <= self.target.vector_bytes:  # not one register
             return None
         return self.need("td_keep", f'#define td_keep(x) __asm__("" : "+{constraint}"(x))\n')
 
@@ -105,7 +107,7 @@ class Prelude:
         if lanes:
             self.vector(t, whole)
             self.vector(signed(t.bits), whole)
-        functions = in_order([vector_function(name, t, self.target, bool(lanes))])
+        functions = in_order([vector_function(name, t, self.target, bool(lanes), self.rounding)])
         for f in functions:
             self.need(f"math:{f.symbol}", f.text)
         symbol = functions[-1].symbol

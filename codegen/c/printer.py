@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from tensordsl.codegen.c import checked, functions, guards
 from tensordsl.codegen.c.checked import Checks
+from tensordsl.codegen.c.constants import data, reference
 from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.functions import FENCE
 from tensordsl.codegen.c.names import Names
@@ -45,15 +46,18 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     symbol = symbol or f"{nest.name}_kernel"  # a suffix: no operator name clashes with C or with a field
     original, nest = nest, represented(replace(nest, body=split_components(nest.body)))
     body = private(nest.body)
-    parameters = tuple(p for p in nest.parameters if not p.banks)  # banks are parameters themselves
+    constants = {t.name: t for t in nest.program.constants}
+    parameters = tuple(p for p in nest.parameters if not p.banks and p.name not in constants)  # banks: see there
     known = buffers(LoopNest(nest.program, nest.parameters, body))
     lanes = Lanes(body, target)
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
-    free = nest.program.free
+    program = nest.program
+    free = program.free
     sizes = dict.fromkeys([*map(str, free), *(d.name for d in free)])
     names = Names(known, [*loops, *(n for n in sizes if n not in loops)], spread=plan.names(), reserved=[symbol])
-    w = Writer(target, symbol, names, lanes, plan, known)
+    fused = frozenset(t.name for t in program.tensors if t.definition is not None and t.definition.fused)
+    w = Writer(target, symbol, names, lanes, plan, known, program.rounding, fused)
     w.function.variables.update(free)
     _roles(w, nest, body)
     w.checks = checks
@@ -61,23 +65,28 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
         w.prelude.need("TD_AT", checked.MACRO)
     statement(w, body, Place({}))
     f = w.function
-    unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in {p.name for p in parameters})]
+    known_names = {*constants, *(p.name for p in parameters)}
+    unknown = [*f.used_variables, *(n for n in f.used_buffers if n not in known_names)]
+    used = [t for n, t in constants.items() if n in f.used_buffers]
     if unknown:
         raise InternalError(f"{symbol}: {', '.join(unknown)} used but not declared", context=nest)
     needed = w.workspace_bytes + _ALIGN if w.workspace_bytes != 0 else 0
     taken = ["const td_call *call", *_declarations(w, parameters), *guards.declarations(w, free)]
     head = f"TD_KERNEL int32_t {symbol}({', '.join(taken)}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
+    given = [reference(t, symbol, w.names[t.name]) for t in used]
     stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
     start, end = _checks(w, nest, parameters, needed), ["    return 0;"]
     if checks is not None:
         w.finished.append(checked.before(symbol))
         start, end = [*start, *checked.first_lines(symbol)], checked.LAST_LINES
-    start += [line for b in stated for line in _values_check(w, b)]
+    start += [line for b in stated for line in _values_check(w, b)] + given
     kernel = "\n".join([head, *start, *f.lines, *tail, *end, "}", ""])
-    text = "\n".join([_banner(nest, target), *w.finished, kernel])
-    flags = ("-O3",) if stated or left_to_the_compiler(body) else ()
-    callers = tuple(p for p in original.parameters if not p.banks)
+    text = "\n".join([_banner(nest, target), *(data(t, symbol, w.names[t.name]) for t in used), *w.finished, kernel])
+    flags: tuple[str, ...] = ("-O3",) if stated or left_to_the_compiler(body) else ()
+    if program.rounding != "free":
+        flags += ("-ffp-contract=off",)
+    callers = tuple(p for p in original.parameters if not p.banks and p.name not in constants)
     return Source(symbol, w.prelude.texts(), text, callers, needed, target, flags)
 
 
@@ -94,7 +103,8 @@ def _roles(w: Writer, nest: LoopNest, body: Stmt) -> None:
             w.stored.add(s.buffer.name)
             w.stored.update(s.buffer.banks)
     inputs = {t.name for t in nest.program.inputs}
-    w.scalars = {b.name for b in nest.parameters if not b.shape and b.name in inputs and b.name not in w.stored}
+    known = {t.name for t in nest.program.constants}
+    w.scalars = {b.name for b in nest.parameters if not b.shape and b.name in inputs - known - w.stored}
 
 
 def _declarations(w: Writer, parameters: tuple[Buffer, ...]) -> list[str]:

@@ -201,7 +201,7 @@ def read(w: Writer, b: Buffer, form: Form, index: tuple[Affine, ...], lanes: int
     if not lanes or not any(i.terms for i in index):
         return Value(cell(w, b, form, _constants(b, index)), b.dtype)
     where = _whole(b, form, index, lanes)
-    if where is not None:
+    if where is not None and where[1] >= 0:  # before the first vector: lanes that a select leaves out
         outer, vector, offset = where
         if not offset:
             return Value(_name(w, b, *outer, vector), b.dtype, lanes)

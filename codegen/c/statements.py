@@ -9,6 +9,7 @@ from tensordsl.codegen.c.extents import Extent, prune, static_extent, varies
 from tensordsl.codegen.c.types import Value, bare, literal
 from tensordsl.codegen.c.writer import LANE, LANE_AFFINE, Mask, Place, Writer
 from tensordsl.schedules.loopnest import Alloc, For, If, Outline, Prefetch, Seq, Stmt, Store, Sync
+from tensordsl.schedules.rounding import factors
 
 from tensordsl import dtypes
 from tensordsl.affine import Affine, interval
@@ -270,12 +271,21 @@ def store(w: Writer, s: Store, place: Place) -> None:
     if w.checks is not None:
         w.checks.begin(w, s)
     sharing = Sharing(shared_nodes(w, s.value))
-    value = render(w, s.value, place, sharing)
+    value = _term(w, s, place, sharing)
     form = w.forms.get(s.buffer.name)
     if form is not None:
         _store_register(w, s, form, value, place)
     else:
         _store_memory(w, s, value, place)
+
+
+def _term(w: Writer, s: Store, place: Place, sharing: Sharing) -> Value:
+    """What a store combines into its cell; a product that is added with one rounding as its factors."""
+    if s.instance.kind != "update" or s.instance.tensor not in w.fused:
+        return render(w, s.value, place, sharing)
+    left, right = factors(s.value)
+    value = render(w, left, place, sharing)
+    return value._replace(factor=render(w, right, place, sharing))
 
 
 def _combine(w: Writer, s: Store, old: str, value: Value, lanes: int) -> str:
@@ -287,6 +297,9 @@ def _combine(w: Writer, s: Store, old: str, value: Value, lanes: int) -> str:
     before = Value(old, t, lanes)
     if t.kind == "b":
         before = Value(f"({old} != 0)", t, lanes, 8 if lanes else 0)
+    if value.factor is not None:
+        product = [value._replace(factor=None), value.factor]
+        return stored(w, expressions.apply(w, "fma", [*product, before], t), t, lanes)
     args = [before, value]
     if lanes and not value.lanes and t.kind == "b":
         args[1] = Value(expressions.mask_of(w, value, lanes, 8), t, lanes, 8)

@@ -16,13 +16,15 @@ class Value(NamedTuple):
     """C text of an expression.  lanes: 0 for a scalar.
 
     A vector of conditions is a mask: signed integers of ``width`` bits, 0 or -1; a scalar
-    condition is an ``int``, 0 or 1.
+    condition is an ``int``, 0 or 1.  factor: what the value is still to be multiplied by, in one
+    operation with adding it to a sum.
     """
 
     text: str
     dtype: DType
     lanes: int = 0
     width: int = 0
+    factor: Value | None = None
 
 
 def element(t: DType) -> str:

@@ -16,15 +16,18 @@ import re
 from dataclasses import dataclass
 
 from tensordsl.errors import InternalError
+from tensordsl.program import Rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """isa: "avx512", "avx2", "neon" or "portable"; bits: 32 or 64 (float32, float64); lanes: 1 for a scalar."""
+    """isa: "avx512", "avx2", "neon" or "portable"; bits: 32 or 64 (float32, float64); lanes: 1 for a scalar.
+    rounding: other than "free" gives the same bits for every isa (see `tensordsl.program.Rounding`)."""
 
     isa: str
     bits: int
     lanes: int
+    rounding: Rounding = "free"
 
     @property
     def vector(self) -> bool:
@@ -36,14 +39,20 @@ class Shape:
         return self.isa != "portable"
 
     @property
+    def algorithm(self) -> str:
+        """The instruction set whose way of computing a function is taken."""
+        return {"free": self.isa, "written": "portable", "fused": "neon"}[self.rounding]
+
+    @property
     def wide(self) -> Shape:
         """The double-precision shape of a vector of the same size (half the lanes), or the double."""
-        return Shape(self.isa, 64, max(1, self.lanes * self.bits // 64))
+        return Shape(self.isa, 64, max(1, self.lanes * self.bits // 64), self.rounding)
 
     @property
     def suffix(self) -> str:
         """Of the symbols: "f32x16", or "f32" for the scalar form."""
-        return f"f{self.bits}x{self.lanes}" if self.vector else f"f{self.bits}"
+        form = "" if self.rounding == "free" else f"_{self.rounding}"
+        return (f"f{self.bits}x{self.lanes}" if self.vector else f"f{self.bits}") + form
 
     def names(self) -> dict[str, str]:
         """Placeholder -> C text."""
@@ -210,6 +219,15 @@ for _name, (_symbol, _, _) in _COMPARISONS.items():
 
 # One Newton step on a 14-bit reciprocal: a division keeps the multipliers waiting for seven cycles.
 _RATIO = Operation(_PAIR, "$F r = $rcp14(b), q = a * r; return $fma(q, $fma(-b, r, @ONE), q);")
+
+
+def _scaled(zero: int) -> Operation:
+    """p 2^n.  zero: the largest n for which that is 0 whatever p; such lanes are masked, for an underflow in a
+    lane costs a hundred cycles and more (the exponential of a masked score; NaN is not below)."""
+    n = f"__builtin_ia32_cmpp$W512_mask(n, ($F){{0}} + {zero}, 22, $ALL, 4)"
+    return Operation("$F p, $F n, $F t", f"__builtin_ia32_scalefp$W512_mask(p, n, ($F){{0}}, {n}, 4)")
+
+
 _AVX512: dict[str, Operation] = {
     "fma": Operation("$F a, $F b, $F c", "__builtin_ia32_vfmaddp$W512_mask(a, b, c, $ALL, 4)"),
     "select": Operation(
@@ -229,7 +247,8 @@ _AVX512: dict[str, Operation] = {
     "sqrt": Operation(
         "$F x", "__builtin_ia32_sqrtp$W512_mask(x, ($F){0}, $ALL, 4)", clang="__builtin_ia32_sqrtp$W512(x, 4)"
     ),
-    "scale": Operation("$F p, $F n, $F t", "__builtin_ia32_scalefp$W512_mask(p, n, ($F){0}, $ALL, 4)"),
+    "scale_32": _scaled(-151),
+    "scale_64": _scaled(-1076),
     "exponent": Operation("$F x", "__builtin_ia32_getexpp$W512_mask(x, ($F){0}, $ALL, 4)"),
     "mantissa": Operation("$F x", "__builtin_ia32_getmantp$W512_mask(x, 15, ($F){0}, $ALL, 4)"),
     "rsqrt14": Operation("$F x", "__builtin_ia32_rsqrt14p$W512_mask(x, ($F){0}, $ALL)"),
@@ -282,10 +301,41 @@ _SPECIFIC: dict[tuple[str, bool], dict[str, Operation]] = {
 }
 
 
+#: Operations of an instruction set that give the bits of the general ones.
+_SAME_BITS = frozenset(
+    ["select", "iselect", "not", "any", "min", "max", "sqrt", "scale", "far_reduction", *_COMPARISONS]
+    + ["i" + name for name in _COMPARISONS]
+)
+#: One rounding on every machine; where there is no such instruction, by the C library.
+_FUSED = Operation(
+    "$F a, $F b, $F c",
+    """
+#if defined(__aarch64__) && !defined(__clang__) && $BYTES == 16
+    return __builtin_aarch64_fmav$L$Wf(a, b, c);
+#else
+    for (int l = 0; l < $L; l++) c[l] = __builtin_fma$C(a[l], b[l], c[l]);
+    return c;
+#endif
+""",
+)
+_ONE = {True: {"fma": _FUSED}, False: {"fma": _SCALAR["fma"]}}
+_TWO = {v: {"fma": Operation("$F a, $F b, $F c", "((a) * (b) + (c))"), **_PORTABLE} for v in (True, False)}
+
+
+def fused_text(bits: int, lanes: int) -> str:
+    """The statements of a function of vectors a, b, c that returns a b + c with one rounding."""
+    return Shape("", bits, lanes).fill(_FUSED.text)
+
+
 def operation(name: str, shape: Shape) -> Operation:
     """The form of an operation for a shape: the instruction set's own, else the general one."""
-    general = _VECTOR if shape.vector else _SCALAR
-    for table in (_SPECIFIC.get((shape.isa, shape.vector), {}), general, _EITHER):
+    own, general = _SPECIFIC.get((shape.isa, shape.vector), {}), _VECTOR if shape.vector else _SCALAR
+    tables = [own, general, _EITHER]
+    if shape.rounding != "free":
+        known = _SAME_BITS | {"fma"} if shape.rounding == "fused" and shape.isa in ("avx512", "avx2") else _SAME_BITS
+        own = {key: form for key, form in own.items() if key in known}
+        tables = [own, (_ONE if shape.rounding == "fused" else _TWO)[shape.vector], general, _EITHER]
+    for table in tables:
         for key in (f"{name}_{shape.bits}", name):
             if key in table:
                 return table[key]

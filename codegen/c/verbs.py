@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tensordsl.codegen.c.narrow import NARROW, narrow, widen
 from tensordsl.codegen.c.types import element, literal, signed, vector_name
+from tensordsl.codegen.c.vector_operations import fused_text
 
 from tensordsl import dtypes
 from tensordsl.dtypes import DType
@@ -99,6 +100,14 @@ def _extreme(sign: str) -> Callable[[Shape], Text]:
         return Text(s.V, f"{s.V} a, {s.V} b", body, ("a", "b"))
 
     return rule
+
+
+def _fused(s: Shape) -> Text:
+    """a b + c with one rounding, on every machine."""
+    f = f"__builtin_fma{'f' if s.t.bits == 32 else ''}"
+    if not s.lanes:
+        return Text(s.S, f"{s.S} a, {s.S} b, {s.S} c", f"return {f}(a, b, c);")
+    return Text(s.V, f"{s.V} a, {s.V} b, {s.V} c", fused_text(s.t.bits, s.lanes), ("a", "b", "c"))
 
 
 def _select(s: Shape) -> Text:
@@ -358,7 +367,7 @@ Rule = Callable[[Shape], Text]
 _BOTH: dict[str, Rule] = {
     "max": _extreme(">"), "min": _extreme("<"), "abs": _absolute, "sqrt": _square_root,
     "floor": _rounded("floor"), "ceil": _rounded("ceil"), "round": _nearest,
-    "floordiv": _division("floordiv"), "mod": _division("mod"),
+    "floordiv": _division("floordiv"), "mod": _division("mod"), "fma": _fused,
     **{f"widen_{t}": widen(t) for t in NARROW}, **{f"narrow_{t}": narrow(t) for t in NARROW},
 }  # fmt: skip
 _SCALAR = _BOTH

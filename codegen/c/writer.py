@@ -16,6 +16,7 @@ from tensordsl.schedules.loopnest import Buffer
 from tensordsl.schedules.simplify import Context
 
 from tensordsl.affine import Affine, Interval
+from tensordsl.program import Rounding
 from tensordsl.targets import Target
 
 if TYPE_CHECKING:
@@ -76,12 +77,13 @@ class Writer:
     """Everything the rules of printing share."""
 
     def __init__(
-        self, target: Target, symbol: str, names: Names, lanes: Lanes, plan: Plan, buffers: dict[str, Buffer]
-    ) -> None:
+        self, target: Target, symbol: str, names: Names, lanes: Lanes, plan: Plan, buffers: dict[str, Buffer],
+        rounding: Rounding = "free", fused: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         self.target = target
         self.symbol = symbol
         self.names = names
-        self.prelude = Prelude(target)
+        self.prelude = Prelude(target, rounding)
         self.lanes = lanes
         self.plan = plan
         self.buffers = buffers
@@ -96,6 +98,7 @@ class Writer:
         self.forms: dict[str, Form] = {}  # of the register buffers in scope
         self.registers: set[str] = set()  # named values in use, to be declared
         self.merged: set[str] = set()  # those that a mask leaves partly as they were
+        self.fused = fused  # sums whose products are added with one rounding
         self.tasks = 0
         self.parallel = False  # inside a parallel loop
         self.workspace = 0  # bytes carved out at this point

@@ -99,6 +99,10 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     if nest.program.free:
         raise BuildError(f"{nest.name} has sizes that are known only at the call, which CUDA kernels do not take yet",
                          hint="bind them: program.at(...)")  # fmt: skip
+    if nest.program.rounding != "free":
+        raise BuildError(f"{nest.name}: CUDA kernels do not keep a fixed rounding yet", hint="choose a CPU target")
+    if nest.program.constants:
+        raise BuildError("constants are only printed in C", hint="make them inputs of a CUDA kernel")
     for d in index_data(nest.body):
         raise BuildError(f"{nest.name}: index {d} is read from memory, which has no CUDA form yet")
     plain = replace(nest, body=split_components(nest.body))

@@ -143,7 +143,9 @@ def _scheduled(program: Program, target: Target, schedules: Any) -> Any:
 
 
 def _interface(program: Program) -> str:
-    shown = (", ".join(f"{t.name}: {t.dtype}{list(t.shape)}" for t in ts) for ts in (program.inputs, program.outputs))
+    shown = (
+        ", ".join(f"{t.name}: {t.dtype}{list(t.shape)}" for t in ts) for ts in (program.arguments, program.outputs)
+    )
     return " -> ".join(f"({text})" for text in shown)
 
 

@@ -75,12 +75,12 @@ class Chain:
 
     def use(self, t: Tensor, r: Read) -> None:
         d = definition(t)
-        if any(_name(i) is None for i in r.index) or len({*r.index}) != len(r.index):
+        if any(name_of(i) is None for i in r.index) or len({*r.index}) != len(r.index):
             raise ScheduleError(f"{r} is not the result of one row of {self.root.name}")
         env = {a.name: i for a, i in zip(d.axes, r.index)} | {d.reduce_axes[0].name: Affine.of(self.axis)}
         if t.name in self.found:
             known = tuple(a.name for a in self.found[t.name].axes)
-            if known != tuple(_name(i) for i in r.index):
+            if known != tuple(name_of(i) for i in r.index):
                 raise ScheduleError(f"{t.name} is used at [{', '.join(known)}] and at {r}")
             return
         self.visit(t, env)
@@ -145,12 +145,13 @@ def definition(t: Tensor) -> Definition:
     return t.definition
 
 
-def _name(i: Affine) -> str | None:
+def name_of(i: Affine) -> str | None:
+    """The name that an index consists of, or None."""
     return str(i.terms[0][0]) if i.const == 0 and len(i.terms) == 1 and i.terms[0][1] == 1 else None
 
 
 def _only(i: Affine) -> str:
-    name = _name(i)
+    name = name_of(i)
     assert name is not None
     return name
 

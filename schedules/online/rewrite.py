@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tensordsl.schedules.analysis import cost, tensor_names
 from tensordsl.schedules.locate import fresh
-from tensordsl.schedules.online.chain import Chain, Link, definition, depends, factors, product
+from tensordsl.schedules.online.chain import Chain, Link, definition, depends, factors, name_of, product
 from tensordsl.schedules.online.repair import Repair, Values, defined_on_parts, find_repair
 
 from tensordsl import expr
@@ -205,10 +205,12 @@ class _Rewriter:
     def in_tile(self, r: Read, new: Values) -> Expr:
         """A value of a pointwise definition, computed once for the tile and all that use it."""
         at = self.now * self.tile + Affine.of(self.inner.name)
-        names = {a.name: a for x in self.links for a in x.axes}
+        names = {a.name: a for x in self.links for a in x.axes} | {self.k: self.inner}
         body = self.with_results(self.open(r), new.__getitem__)
-        used = expr.free_names(body)
-        axes = (self.step, self.inner, *(a for n, a in names.items() if n in used))
+        used = expr.free_names(body) | {self.k}
+        written = [n for i in r.index if (n := name_of(i)) is not None]  # its rows stay rows
+        order = dict.fromkeys([*(n for n in written if n in names), *names])
+        axes = (self.step, *(names[n] for n in order if n in used))
         key = expr.structure(body)
         if key not in self.places:
             value = expr.substitute(body, {self.k: at})
@@ -216,7 +218,9 @@ class _Rewriter:
                 value = expr.select(expr.binary("lt", Index(at), self.extent), value, expr.constant(0, value.dtype))
             self.places[key] = self.tensor(f"{r.source.name}_tile", Definition(axes, value), value.dtype)
         inner = Affine.of(self.k) - self.now * self.tile  # becomes the position in the tile
-        return Read(self.places[key], (self.now, inner, *(Affine.of(a.name) for a in axes[2:])))
+        place = self.places[key]
+        rows = definition(place).axes[1:]
+        return Read(place, (self.now, *(inner if a == self.inner else Affine.of(a.name) for a in rows)))
 
     def extremes(self, name: str) -> tuple[str, ...]:
         """The extremes that make a result infinite or undefined while they are: itself, or those it uses."""

@@ -125,7 +125,7 @@ class _Key:
 @lru_cache(maxsize=256)
 def _certify(key: _Key) -> Certificate:
     p = key.program
-    nest = lower(Program(p.inputs, p.outputs, p.name))  # in whose memory an output lies is no part of it
+    nest = lower(Program(p.arguments, p.outputs, p.name))  # in whose memory an output lies is no part of it
     try:
         with operations(LIMIT):
             analysis = Analysis(nest)

@@ -314,7 +314,7 @@ def rounds(d: Definition) -> bool:
     """Can the value of a reduction depend on the order of its points?"""
     if isinstance(d.reducer, Monoid):
         return True
-    return d.reducer is not None and d.reducer.combine in ("add", "mul") and d.body.dtype.is_float
+    return d.reducer is not None and d.reducer.combine in ("add", "mul") and d.body.dtype.is_inexact
 
 
 def ordered_points(d: Definition | None, exact: bool) -> bool:

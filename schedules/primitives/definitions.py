@@ -24,6 +24,7 @@ from tensordsl.schedules.lower import definition_nest, lower
 from tensordsl.schedules.nest_text import stmt_lines
 from tensordsl.schedules.primitives.placement import defined, own_buffer, without_alloc, without_stage
 from tensordsl.schedules.primitives.storage import replace_buffer
+from tensordsl.schedules.rounding import keeps_rounding, reassociable
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import simplify
 
@@ -38,6 +39,7 @@ from tensordsl.tensor import Definition, Tensor
 
 
 @primitive
+@keeps_rounding()
 def compute_inline(s: Schedule, stage: str) -> Schedule:
     """Compute a pointwise stage inside every expression that reads it, and drop its buffer.
 
@@ -61,6 +63,12 @@ def compute_inline(s: Schedule, stage: str) -> Schedule:
     known = homes(s.nest)
     if any(st.instance.tensor == stage and st.instance.kind != "compute" for st, _ in stores(s.nest.body)):
         raise ScheduleError(f"copies of {stage} are kept elsewhere", hint="inline before compute_at and caches")
+    for r in d.reads:
+        if r.source.name not in known:
+            raise ScheduleError(
+                f"{r.source.name}, which {stage} reads, has no buffer of its own any more",
+                hint=f"inline {stage} before {r.source.name} is cached",
+            )
     body = without_alloc(without_stage(s.nest.body, stage), stage)
     if any(x.source is old for x in control_data(body)):
         raise ScheduleError(f"elements of {stage} decide which iterations run", hint="compute_at it instead")
@@ -112,6 +120,7 @@ def inline_in_program(program: Program, tensor: Tensor, d: Definition) -> Progra
 
 
 @primitive
+@keeps_rounding(when=reassociable)
 def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = None) -> Schedule:
     """Split a reduction into ``factor`` interleaved partial ones and their combination.
 
@@ -127,7 +136,7 @@ def rfactor(s: Schedule, stage: str, axis: str, factor: int, name: str | None = 
     tensor = defined(s, stage)
     program = factored(s.program, stage, axis, factor, label)
     require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, label)
+    return replace_stage(s, stage, program, label)
 
 
 def factored(program: Program, stage: str, axis: str, factor: int, label: str) -> Program:
@@ -137,7 +146,7 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     assert d is not None
     if d.reducer is None:
         raise ScheduleError(f"{stage} is not a reduction")
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     position = next((k for k, a in enumerate(d.reduce_axes) if a.name == axis), None)
     if position is None:
         raise ScheduleError(f"{stage} does not reduce over {axis!r}", legal=[a.name for a in d.reduce_axes])
@@ -157,13 +166,14 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]
-    partial = Definition(axes, body, d.reducer, (*others[:position], Axis(outer, steps), *others[position:]))
+    partial = replace(d, axes=axes, body=body, reduce_axes=(*others[:position], Axis(outer, steps), *others[position:]))
     added = Tensor(label, tuple(a.extent for a in axes), tensor.dtype, partial)
     combined = Definition(d.axes, Read(added, tuple(Affine.of(a.name) for a in axes)), d.reducer, (Axis(lane, factor),))
     return program.with_definitions({stage: combined}, [added])
 
 
 @primitive
+@keeps_rounding()
 def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     """Extend an axis of a stage to a multiple, so that all tiles of that size are full.
 
@@ -182,11 +192,11 @@ def pad(s: Schedule, stage: str, axis: str, multiple: int) -> Schedule:
     require_unplaced(s, stage, tensor)
     shape = program[stage].shape
     if shape == tensor.shape:
-        return _replace_stage(s, stage, program)
+        return replace_stage(s, stage, program)
     old = own_buffer(s, stage)
     if old.shape != tensor.shape or old.scope != "workspace" or old.fold or old.pitch:
         raise ScheduleError(f"the buffer of {stage} has been moved already", hint="pad before caches and placement")
-    return _replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
+    return replace_stage(replace_buffer(s, stage, {"shape": shape}), stage, program)
 
 
 def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
@@ -194,7 +204,7 @@ def padded(program: Program, stage: str, axis: str, multiple: int) -> Program:
     tensor = program[stage]
     d = tensor.definition
     assert d is not None
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     known = {a.name: a.extent for a in (*d.axes, *d.reduce_axes)}
     if axis not in known:
         raise ScheduleError(f"{stage} has no axis {axis!r}", legal=list(known))
@@ -231,7 +241,7 @@ def reciprocal(s: Schedule, stage: str, name: str | None = None) -> Schedule:
     label = name or inverse_name(s.program, stage)
     program = with_reciprocal(s.program, stage, label)
     require_unplaced(s, stage, tensor)
-    return _replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
+    return replace_stage(s, stage, program, *([label] if steady_divisor(tensor) is not None else []))
 
 
 def divides(t: Tensor) -> bool:
@@ -282,7 +292,7 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     """The program of `reciprocal`, with the inverse of data in tensor ``label``."""
     tensor = program[stage]
     d = tensor.definition
-    _require_acyclic(program, stage)
+    require_acyclic(program, stage)
     if d is None or not divides(tensor):
         raise ScheduleError(f"{stage} divides by nothing that stays the same along its last axis")
     _require_free(program, label)
@@ -306,7 +316,7 @@ def with_reciprocal(program: Program, stage: str, label: str) -> Program:
     return program.with_definitions({stage: replace(d, body=expr.transform(d.body, multiply))}, added)
 
 
-def _require_acyclic(program: Program, stage: str) -> None:
+def require_acyclic(program: Program, stage: str) -> None:
     for group in program.groups:
         if group.order is not None and any(t.name == stage for t in group.tensors):
             raise ScheduleError(f"{stage} belongs to a recurrence in order of {group.order}")
@@ -331,7 +341,7 @@ def require_unplaced(s: Schedule, stage: str, tensor: Tensor) -> None:
         )
 
 
-def _replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
+def replace_stage(s: Schedule, stage: str, program: Program, *added: str) -> Schedule:
     """The nest with the plain loops of ``added`` and then ``stage`` in place of the stage's old ones."""
     fresh = buffers(lower(program))
     known = {**{n: b for n, b in fresh.items() if n in added}, **homes(s.nest)}

@@ -254,7 +254,7 @@ def reorder(s: Schedule, stage: str, *loops: str) -> Schedule:
 
 
 def _reorder_band(root: For, stage: str, order: Sequence[str], around: Context) -> Stmt:
-    chain, init, body = _chain(root, stage, order)
+    chain, init, own, body = _chain(root, stage, order)
     names = [_resolve(name, chain, stage) for name in order]
     if len(set(names)) < len(names):  # "i" may mean "stage.i"
         raise ScheduleError(f"{', '.join(order)} name one loop twice", legal=[f.var for f in chain])
@@ -264,8 +264,15 @@ def _reorder_band(root: For, stage: str, order: Sequence[str], around: Context) 
     for k, name in zip(slots, names):
         target[k] = by_name[name]
     ranks = {f.var: k for k, f in enumerate(target)}
+    loops = _exchanged(chain, ranks, around)
+    terms = _term_names(body) if init is not None else set()
+    starts = _exchanged([own.get(f.var, f) for f in chain if f.var not in terms], ranks, around)
+    return _assemble(loops, init, {f.var: f for f in starts}, body)
+
+
+def _exchanged(chain: Sequence[For], ranks: Mapping[str, int], around: Context) -> list[For]:
+    """The loops in the order of their ranks, by adjacent exchanges that rewrite bounds pair by pair."""
     loops = list(chain)
-    # adjacent exchanges, so that bounds that depend on each other are rewritten pair by pair
     for _ in range(len(loops)):
         for k in range(len(loops) - 1):
             if ranks[loops[k].var] > ranks[loops[k + 1].var]:
@@ -273,7 +280,13 @@ def _reorder_band(root: For, stage: str, order: Sequence[str], around: Context) 
                 for f in loops[:k]:
                     c = c.inside(f)
                 loops[k], loops[k + 1] = exchange(loops[k], loops[k + 1], c)
-    return _assemble(loops, init, body)
+    return loops
+
+
+def _term_names(body: Stmt) -> set[str]:
+    """The variables that count the terms of a reduction."""
+    update = next(st for st, _ in stores(body) if st.instance.kind == "update")
+    return {n for p in update.instance.points for n in p.names()}
 
 
 def _resolve(name: str, chain: Sequence[For], stage: str) -> str:
@@ -288,10 +301,12 @@ def _resolve(name: str, chain: Sequence[For], stage: str) -> str:
     )  # fmt: skip
 
 
-def _chain(root: For, stage: str, order: Sequence[str]) -> tuple[list[For], Store | None, Stmt]:
-    """The loops from root down to the last named one, the reduction's start found between them, the rest."""
+def _chain(root: For, stage: str, order: Sequence[str]) -> tuple[list[For], Store | None, dict[str, For], Stmt]:
+    """The loops from root down to the last named one; the reduction's start found between them and its own
+    loops by name; the rest."""
     chain: list[For] = []
     init: Store | None = None
+    own: dict[str, For] = {}
     missing = {n for n in order}
     node: Stmt = root
     while True:
@@ -300,17 +315,18 @@ def _chain(root: For, stage: str, order: Sequence[str]) -> tuple[list[For], Stor
             missing -= {node.var, node.var.removeprefix(f"{stage}.")}
             node = node.body
             if not missing:
-                return chain, init, node
+                return chain, init, own, node
         elif isinstance(node, Seq):
             main = [x for x in node.items if not _is_init(x, stage)]
             if len(main) != 1:
-                return chain, init, node
+                return chain, init, own, node
             for x in node.items:
                 if x is not main[0]:
-                    init = next(st for st, _ in stores(x))
+                    init, path = next(stores(x))
+                    own |= {f.var: f for f in path if isinstance(f, For)}
             node = main[0]
         else:
-            return chain, init, node
+            return chain, init, own, node
 
 
 def _is_init(x: Stmt, stage: str) -> bool:
@@ -318,13 +334,12 @@ def _is_init(x: Stmt, stage: str) -> bool:
     return len(found) == 1 and found[0].instance.kind == "init" and found[0].instance.tensor == stage
 
 
-def _assemble(loops: Sequence[For], init: Store | None, body: Stmt) -> Stmt:
+def _assemble(loops: Sequence[For], init: Store | None, starts: Mapping[str, For], body: Stmt) -> Stmt:
     if init is None:
         for f in reversed(loops):
             body = replace(f, body=body)
         return body
-    update = next(st for st, _ in stores(body) if st.instance.kind == "update")
-    used = {n for p in update.instance.points for n in p.names()}
+    used = _term_names(body)
     inner_reductions = {x.var for x, _ in walk(body) if isinstance(x, For) and x.var in used}
     reductions = [k for k, f in enumerate(loops) if f.var in used]
     place = reductions[-1] if reductions and not inner_reductions else len(loops)
@@ -333,7 +348,8 @@ def _assemble(loops: Sequence[For], init: Store | None, body: Stmt) -> Stmt:
     start: Stmt = init
     for k in range(len(loops) - 1, place, -1):
         if k not in reductions:
-            start = For(loops[k].var, loops[k].lo, loops[k].hi, start, loops[k].kind)
+            own = starts[loops[k].var]  # the bounds of the others may tell for which terms they run
+            start = For(own.var, own.lo, own.hi, start, own.kind)
     guards = tuple(lo - Affine.of(loops[k].var) for k in reductions if k < place for lo in loops[k].lo)
     if guards:
         start = If(guards, start)

@@ -18,6 +18,7 @@ from tensordsl.schedules.loopnest import (
     Buffer,
     For,
     If,
+    LoopNest,
     Prefetch,
     Scope,
     Seq,
@@ -37,7 +38,7 @@ from tensordsl.schedules.loopnest import (
     with_children,
 )  # fmt: skip
 from tensordsl.schedules.lower import definition_nest
-from tensordsl.schedules.regions import NoBox, Span, span, union
+from tensordsl.schedules.regions import NoBox, Span, clipped, span, union
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import Context, context
 
@@ -225,6 +226,8 @@ def compute_at(s: Schedule, stage: str, consumer: str, loop: str) -> Schedule:
         if spans is None:
             return x
         placed.append(x)
+        # reads that a select keeps from the edges are not of this tensor
+        spans = [clipped(sp, n) for sp, n in zip(spans, tensor.shape)]
         assert tensor.definition is not None
         for k, name in enumerate(axes):
             if name in tensor.definition.causal_axes:  # a recurrence needs all its earlier elements
@@ -370,6 +373,7 @@ def reverse_compute_at(s: Schedule, stage: str, producer: str, loop: str) -> Sch
                 boxes.append(Span(Affine(), tensor.shape[k]))
         plain = substitute(plain, {a: boxes[k].base + Affine.of(names[a]) for k, a in enumerate(axes)})
         nest = box_loops(boxes, [names[a] for a in axes], tensor.shape, c, plain)
+        _require_in_scope(s.nest, stage, plain, (*path, *_leading(x.body)))
         points = {n for p in final.instance.points for n in p.names()}
         last = tuple(
             Affine.of(f.var) - (h - 1) for f in (*path, x) if isinstance(f, For) and f.var in points for h in f.hi
@@ -377,6 +381,23 @@ def reverse_compute_at(s: Schedule, stage: str, producer: str, loop: str) -> Sch
         return replace(x, body=_append(x.body, If(last, nest) if last else nest))
 
     return s.with_nest(go(body, ()))
+
+
+def _leading(body: Stmt) -> Path:
+    """The allocations that surround everything in a body."""
+    return (body, *_leading(body.body)) if isinstance(body, Alloc) else ()
+
+
+def _require_in_scope(nest: LoopNest, stage: str, s: Stmt, path: Path) -> None:
+    """Every buffer that a statement uses lives where it is put."""
+    known = {b.name for b in nest.parameters} | {p.buffer.name for p in path if isinstance(p, Alloc)}
+    for st, _ in stores(s):
+        for name in (st.buffer.name, *(r.source.name for r in reads(st.value))):
+            if name not in known:
+                raise ScheduleError(
+                    f"{stage} uses {name}, which lives elsewhere",
+                    hint=f"place {stage} before what is computed for it with compute_at",
+                )
 
 
 def _append(body: Stmt, tail: Stmt) -> Stmt:

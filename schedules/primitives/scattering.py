@@ -8,6 +8,7 @@ from tensordsl.schedules.loopnest import Instance, Stmt, Store, seq
 from tensordsl.schedules.lower import loops
 from tensordsl.schedules.primitives.definitions import require_unplaced, with_stage
 from tensordsl.schedules.primitives.placement import defined
+from tensordsl.schedules.rounding import keeps_rounding
 from tensordsl.schedules.schedule import Schedule, primitive
 
 from tensordsl import accesses, expr
@@ -17,6 +18,7 @@ from tensordsl.tensor import Definition, Tensor
 
 
 @primitive
+@keeps_rounding()
 def scatter(s: Schedule, stage: str, axis: str) -> Schedule:
     """Compute a reduction whose terms say to which element they belong in one sweep over the terms.
 

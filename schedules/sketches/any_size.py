@@ -11,6 +11,7 @@ from tensordsl.schedules.plan import make_plan
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Sketch
 from tensordsl.schedules.sketches.derive import build, derive
+from tensordsl.schedules.sketches.known import with_constants
 
 from tensordsl import any_size, instances
 from tensordsl.affine import LIKELY
@@ -31,10 +32,13 @@ def derive_for_any_size(program: Program, target: Target) -> list[Sketch]:
     if sizes is None:
         return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]
     fixed = program.at(**sizes)
-    default = dict(derive(fixed, target)[0].default)
-    plan, planned = make_plan(fixed, target)
+    fused = next((s for s in derive(fixed, target) if s.name == "fused"), None)
+    if fused is None:
+        return [Sketch("plain", {}, {}, lambda p: True, lambda p: plain(), ())]
+    default = {name: 0 if name.endswith(".steps") else value for name, value in fused.default.items()}
+    plan, planned = make_plan(with_constants(Schedule(fixed).unchecked()).program, target)
     for stage, tile in plan.tiles.items():
-        # a reduction or block of rows is cut where its length is known
+        # a reduction, block of rows or of steps in time is cut where its length is known
         main = next(a.extent for a in planned[stage].definition.reduce_axes if a.name == tile.main)  # type: ignore[union-attr]
         default |= {f"{stage}.kc": main, f"{stage}.mc": 1 << 40, f"{stage}.packed": 0, f"{stage}.ahead": 0}
         default |= {f"{stage}.near": 0}

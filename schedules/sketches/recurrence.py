@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 from tensordsl.schedules.analysis import definition_of
 from tensordsl.schedules.locate import stage_of
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, Stmt, Store, buffers, children, stores, walk
+from tensordsl.schedules.loopnest import Alloc, For, If, Stmt, Store, buffers, children, stores, walk
 from tensordsl.schedules.polyhedral.dependences import Analysis
 from tensordsl.schedules.polyhedral.validate import keeps
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.simplify import Context
+from tensordsl.schedules.sketches.orientation import neighbours, orient
 
 from tensordsl import expr
 from tensordsl.affine import Affine
@@ -36,7 +37,8 @@ def apply_recurrence(s: Schedule, group: Group, target: Target) -> Schedule:
     for name in names:
         s = _store_inside(s, name)
     for name in names:
-        s = _fold(s, name)
+        s = fold_slices(s, name)
+    s = orient(s, set(names))
     s = _cut(s, set(names))
     return _vectorize(s, set(names), target)
 
@@ -66,7 +68,7 @@ def _touches(x: Store, name: str) -> bool:
     return x.buffer.name == name or any(r.source.name == name for r in expr.reads(x.value))
 
 
-def _fold(s: Schedule, name: str) -> Schedule:
+def fold_slices(s: Schedule, name: str) -> Schedule:
     """As few slices of the slowest causal axis as the values allow."""
     buffer = buffers(s.nest).get(name)
     d = definition_of(s.program[name])
@@ -88,13 +90,13 @@ def _fold(s: Schedule, name: str) -> Schedule:
 def _cut(s: Schedule, stages: set[str]) -> Schedule:
     """Cut ranges until no condition on the indices is left in the loops, the outermost range first."""
     count = 0
-    tried: set[tuple[str, Affine]] = set()
+    tried: set[tuple[str, str, Affine]] = set()
     while sum(1 for _ in stores(s.nest.body)) <= _MOST_STATEMENTS:
-        found = next((f for f in _changes(s.nest.body, stages, Context()) if f[1:] not in tried), None)
+        found = next((f for f in _changes(s.nest.body, stages, Context()) if f not in tried), None)
         if found is None:
             return s
         stage, loop, point = found
-        tried.add((loop, point))
+        tried.add(found)
         count += 1
         s = s.partition(stage, loop, str(point), suffix=f"p{count}")
     return s
@@ -151,7 +153,7 @@ def _vectorize(s: Schedule, stages: set[str], target: Target) -> Schedule:
             continue
         if any(isinstance(y, (Alloc, If)) for y, _ in walk(x.body)):
             continue
-        if all(_neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
+        if all(neighbours(st, x.var) for st, _ in inside) and analysis.freedom(x).exact:
             lanes = min(target.lanes(st.buffer.dtype) for st, _ in inside)
             chosen.append((stage_of(inside[0][0], (*path, x)), x.var, lanes))
     for stage, loop, lanes in chosen:
@@ -165,18 +167,3 @@ def _full_vectors(s: Schedule, stage: str, loop: str) -> Schedule:
         return s.peel(stage, loop, "tail")
     except ScheduleError:  # the range was shorter than a vector, or its bounds vary
         return s
-
-
-def _neighbours(st: Store, var: str) -> bool:
-    """Do the lanes of a statement write neighbouring cells, and read neighbouring or equal ones?"""
-
-    def step(buffer: Buffer, index: tuple[Affine, ...]) -> int | None:
-        total = 0
-        for i, width in zip(index, buffer.strides()):
-            if any(var in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
-                return None
-            total += i.coefficient(var) * width
-        return total
-
-    reads = [step(r.source, r.index) for r in expr.reads(st.value) if isinstance(r.source, Buffer)]
-    return step(st.buffer, st.index) == 1 and all(r in (0, 1) for r in reads)

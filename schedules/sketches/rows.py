@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensordsl.schedules.analysis import decided_by_data, definition_of
 from tensordsl.schedules.locate import own_loops, stage_loops
 from tensordsl.schedules.loopnest import buffers
+from tensordsl.schedules.refusals import note
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches.contraction import has_loop
 from tensordsl.schedules.sketches.data import apply_ragged
@@ -36,6 +37,13 @@ def apply_partial(s: Schedule, stage: str, unrolled: bool = False) -> Schedule:
         s = s.set_scope(stage, "register")
     for loop in reductions:
         s = s.unroll(stage, loop) if unrolled else s.peel(stage, loop, "tail")
+    return s
+
+
+def apply_last(s: Schedule, stage: str) -> Schedule:
+    """The last few partial results, added up one after the other."""
+    for a in definition_of(s.program[stage]).reduce_axes:
+        s = s.unroll(stage, _name(s, stage, a.name))
     return s
 
 
@@ -93,10 +101,11 @@ def _vectors(s: Schedule, stage: str, name: str, width: int) -> Schedule:
 
 
 def try_step(s: Schedule, f: object) -> Schedule:
-    """``f(s)``, or s itself where a step does not apply."""
+    """``f(s)``, or s itself where a step does not apply (see `refusals`)."""
     assert callable(f)
     try:
         result: Schedule = f(s)
         return result
-    except (ScheduleError, DependsOnSizes):
+    except (ScheduleError, DependsOnSizes) as error:
+        note(error)
         return s

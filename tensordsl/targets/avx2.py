@@ -31,6 +31,7 @@ def _table() -> dict[tuple[str, str], Instruction]:
             both(("max", t), f"__builtin_ia32_max{letters}{suffix}({{0}}, {{1}})")
             both(("min", t), f"__builtin_ia32_min{letters}{suffix}({{0}}, {{1}})")
             rows["sqrt", t] = Instruction(gcc=f"__builtin_ia32_sqrt{letters}{suffix}({{0}})")
+            both(("fma", t), f"__builtin_ia32_vfmadd{letters}{suffix}({{0}}, {{1}}, {{2}})")
             # rounding mode 9: towards -infinity, no exception; 10: towards +infinity; 8: to nearest
             for name, mode in (("floor", 9), ("ceil", 10), ("round", 8)):
                 both((name, t), f"__builtin_ia32_round{letters}{suffix}({{0}}, {mode})")

@@ -1,0 +1,1 @@
+"""Other definitions of the same meaning, found by the structure of a definition."""
