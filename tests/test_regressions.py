@@ -24,8 +24,11 @@ def test_a_failure_of_fuzzing_is_right_now(path: Path) -> None:
 def test_programs_survive_json(seed: int) -> None:
     for options in fuzz.OPTIONS:
         program = random_program(seed, **options)
-        copy = program_json.from_json(json.loads(json.dumps(program_json.to_json(program))))
-        assert str(copy) == str(program)
+        try:
+            kept = program_json.to_json(program)
+        except ValueError:  # such as a reducer of one's own: the seed alone is kept
+            continue
+        assert str(program_json.from_json(json.loads(json.dumps(kept)))) == str(program)
 
 
 def test_a_failure_keeps_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,12 +42,12 @@ def test_a_failure_keeps_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(fuzz.CHECKS, "program", broken)
     fuzz.keep(tmp_path, "program", WHOLE + 7, "no")
     path = tmp_path / f"program-{WHOLE + 7}.json"
-    other = program_json.to_json(random_program(WHOLE + 8))
+    other = program_json.to_json(random_program(WHOLE + 3))
     data = json.loads(path.read_text())
     data["programs"] = [[o, other] for o, _ in data["programs"]]
     path.write_text(json.dumps(data))
     assert fuzz.replay(path) == "no"
-    assert seen == [str(random_program(WHOLE + 8))] != [str(random_program(WHOLE + 7))]
+    assert seen == [str(random_program(WHOLE + 3))] != [str(random_program(WHOLE + 7))]
 
 
 def test_the_nightly_command_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 from tensordsl.autotune.driver import kernel_of
 from tensordsl.codegen.c.printer import to_c
 from tensordsl.codegen.compile import compile_sources
-from tensordsl.codegen.runtime import Kernel
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
 from tensordsl.schedules.loopnest import LoopNest
@@ -22,6 +22,7 @@ import tensordsl as td
 from examples import sparse
 from tensordsl.interpreter import random_inputs
 from tensordsl.targets import target
+from tests import kernel_runner
 from tests.random_programs import small_integers
 from tests.random_schedules import Steps, apply
 from tests.validation_mutations import mutate
@@ -211,8 +212,8 @@ def test_equal_indices_are_read_once() -> None:
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", OPERATORS)
-def test_random_schedules_in_c(name: str) -> None:
-    """The C of random proven schedules gives the same, to the last bit on small integers."""
+def test_random_schedules_in_c(name: str, tmp_path: Path) -> None:
+    """The C of random proven schedules gives the same, to the last bit on small integers, at the edge of memory."""
     program, machine = tiny(name), target("native")
     cases = []
     for seed in range(12):
@@ -224,12 +225,14 @@ def test_random_schedules_in_c(name: str) -> None:
                 continue
         cases.append(s)
     sources = [to_c(s.nest, machine, f"sparse_{n}") for n, s in enumerate(cases)]
-    for s, compiled in zip(cases, compile_sources(sources)):
+    jobs = []
+    for n, (s, compiled) in enumerate(zip(cases, compile_sources(sources))):
         assert not isinstance(compiled, td.BuildError), f"{compiled}\n{s.trace.to_python()}\n{s}"
-        kernel = Kernel(compiled, s.nest, s)
-        for inputs in draws(program, 3):
-            [(_, expected)] = td.interpret(program, inputs).items()
-            assert np.array_equal(kernel(*inputs.values()), expected), f"{s.trace.to_python()}\n{s}"
+        trials = [(x, td.interpret(program, x), None) for x in draws(program, 3)]
+        kernel_runner.save(tmp_path / f"{n}.npz", s.nest, trials)
+        jobs.append(kernel_runner.job(compiled, s.nest, tmp_path / f"{n}.npz", len(trials)))
+    for s, verdict in zip(cases, kernel_runner.run(jobs, tmp_path)):
+        assert verdict == "right", f"{verdict}\n{s.trace.to_python()}\n{s}"
 
 
 ARRAY_NOTATION: dict[str, Any] = {
@@ -269,3 +272,23 @@ def test_take_along_axis() -> None:
     first, second = td.interpret(program, inputs).values()
     assert np.array_equal(first, np.take_along_axis(inputs["x"], inputs["index"], -1))
     assert np.array_equal(second, np.take_along_axis(inputs["x"], inputs["along"], 0))
+
+
+def test_a_prefetch_reads_its_index_in_bounds() -> None:
+    """The element that is asked for may lie outside; the numbers that say which one are read."""
+    s = Schedule(tiny("spmv"))
+    with pytest.raises(td.ScheduleError, match=r"start\[m \+ 2\].*|index m \+ 2"):
+        s.prefetch("out", "x", "m", ahead=2)
+
+
+@pytest.mark.compiler
+def test_a_condition_on_data_is_asked_in_active_lanes_alone(tmp_path: Path) -> None:
+    """A partial vector of guarded rows does not read the indices of rows that do not exist."""
+    program = tiny("padded_embedding")
+    s = Schedule(program).split("out", "n", 4).reorder("out", "n.o", "d", "n.i").vectorize("out", "n.i", lanes=4)
+    machine = target("native")
+    [compiled] = compile_sources([to_c(s.nest, machine, "partial_rows")])
+    assert not isinstance(compiled, td.BuildError)
+    trials = [(x, td.interpret(program, x), None) for x in draws(program, 2)]
+    kernel_runner.save(tmp_path / "0.npz", s.nest, trials)
+    assert kernel_runner.run([kernel_runner.job(compiled, s.nest, tmp_path / "0.npz", 2)], tmp_path) == ["right"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tensordsl.codegen.c.addresses import affine_text, linear, pointer
 from tensordsl.codegen.c.types import Value, assignment
+from tensordsl.schedules.components import split_components
 from tensordsl.schedules.loopnest import (
     Alloc,
     Buffer,
@@ -23,14 +24,14 @@ from tensordsl.schedules.loopnest import (
     Stmt,
     Store,
     children,
-    map_values,
+    map_accesses,
     seq,
     with_children,
 )  # fmt: skip
 
 from tensordsl.affine import ZERO, Affine
 from tensordsl.errors import Location
-from tensordsl.expr import Expr, Read
+from tensordsl.expr import Read
 
 if TYPE_CHECKING:
     from tensordsl.codegen.c.writer import Place, Writer
@@ -127,11 +128,6 @@ def plain(nest: LoopNest) -> LoopNest:
     def memory(b: Buffer) -> Buffer:
         return b if b.scope == "external" else replace(b, scope="workspace")
 
-    def value(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and isinstance(e.source, Buffer):
-            return replace(e, source=memory(e.source))
-        return None
-
     def go(s: Stmt) -> Stmt:
         if isinstance(s, Seq):
             return seq(*[go(x) for x in s.items if not isinstance(x, Prefetch)])
@@ -143,10 +139,11 @@ def plain(nest: LoopNest) -> LoopNest:
         if isinstance(new, For):
             return replace(new, kind="serial")
         if isinstance(new, Store):
-            return replace(new, buffer=memory(new.buffer), nt=False)
+            return replace(new, nt=False)
         return replace(new, buffer=memory(new.buffer)) if isinstance(new, Alloc) else new
 
-    return LoopNest(nest.program, nest.parameters, map_values(go(nest.body), value))
+    body = map_accesses(go(split_components(nest.body)), lambda b, index: (memory(b), index))
+    return LoopNest(nest.program, nest.parameters, body)
 
 
 def before(symbol: str) -> str:

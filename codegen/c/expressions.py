@@ -396,7 +396,9 @@ def _select(w: Writer, e: Op, place: Place, sharing: Sharing) -> Value:
         return render(w, e.args[1], place, sharing)
     if not place.lanes or not any(LANE in c.names() for c in left):
         return _branch(w, scalar_condition(w, left), e, place, sharing)
-    held = masks.narrowed(w, None, place.lanes, left)
+    # what is read from memory is there in the active lanes alone
+    around = place.mask if any(True for c in left for _ in c.data()) else None
+    held = masks.narrowed(w, around, place.lanes, left)
     if held is None:
         return render(w, e.args[1], place, sharing)
     if masks.is_empty(held):

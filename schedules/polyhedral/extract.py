@@ -168,7 +168,7 @@ class _Walk:
             if not path.domain.is_empty():
                 _StoreEvents(self, s, path).collect()
         elif isinstance(s, Prefetch):
-            self.known(s.index, path, s)
+            self.reading(self.known(s.index, path, s), path, s)  # a hint, but its index is read
             place_ = path.places.get(s.buffer.name)
             if place_ is None or place_.buffer != s.buffer or len(s.index) != len(s.buffer.shape):
                 raise _structure(f"a prefetch asks for {s.buffer}, which is not allocated so around it", s)

@@ -12,10 +12,10 @@ from tensordsl.schedules.primitives.definitions import replace_stage, require_ac
 from tensordsl.schedules.primitives.placement import defined
 from tensordsl.schedules.schedule import Schedule, primitive
 
-from tensordsl import constants, expr
+from tensordsl import accesses, constants
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Axis, Expr, Read
+from tensordsl.expr import Axis, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 
@@ -63,7 +63,7 @@ def relaid(program: Program, stage: str, source: str, order: Sequence[int], labe
     d = program[stage].definition
     assert d is not None
     found = next((r.source for r in d.reads if r.source.name == source), None)
-    if found is None or source == stage:
+    if found is None or source == stage or source not in tensor_names(program):
         raise ScheduleError(f"{stage} reads no {source!r}", legal=sorted({r.source.name for r in d.reads}))
     require_acyclic(program, stage)
     if sorted(order) != list(range(len(found.shape))):
@@ -78,9 +78,7 @@ def relaid(program: Program, stage: str, source: str, order: Sequence[int], labe
     index = tuple(Affine.of(f"i{list(order).index(k)}") for k in range(len(shape)))
     copy = Tensor(label, shape, found.dtype, Definition(axes, Read(program[source], index)))
 
-    def through(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and e.source.name == source:
-            return Read(copy, tuple(e.index[k] for k in order), e.location)
-        return None
+    def through(read: Tensor, index: tuple[Affine, ...]) -> tuple[Tensor, tuple[Affine, ...]] | None:
+        return (copy, tuple(index[k] for k in order)) if read.name == source else None
 
-    return program.with_definitions({stage: replace(d, body=expr.transform(d.body, through))}, [copy])
+    return program.with_definitions({stage: replace(d, body=accesses.map_accesses(d.body, through))}, [copy])

@@ -8,10 +8,10 @@ from tensordsl.schedules.lower import lower
 from tensordsl.schedules.primitives.placement import defined
 from tensordsl.schedules.schedule import Schedule, primitive
 
-from tensordsl import expr
+from tensordsl import accesses, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
-from tensordsl.expr import Expr, Index, Read
+from tensordsl.expr import Index, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Definition, Tensor
 
@@ -69,15 +69,13 @@ def projected(program: Program, stage: str, axis: str) -> Program:
     assert d is not None
     position = next(k for k, a in enumerate(d.axes) if a.name == axis)
 
-    def drop(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and e.source is tensor:
-            return replace(e, index=tuple(i for k, i in enumerate(e.index) if k != position))
-        return None
+    def drop(source: Tensor, index: tuple[Affine, ...]) -> tuple[Tensor, tuple[Affine, ...]] | None:
+        return (source, tuple(i for k, i in enumerate(index) if k != position)) if source is tensor else None
 
     new: dict[str, Definition] = {}
     for t in program.tensors:
         assert t.definition is not None
-        body = expr.transform(t.definition.body, drop)
+        body = accesses.map_accesses(t.definition.body, drop)
         if body is not t.definition.body:
             new[t.name] = replace(t.definition, body=body)
     axes = tuple(a for a in d.axes if a.name != axis)
