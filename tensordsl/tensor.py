@@ -437,6 +437,15 @@ def _values(d: Definition, t: DType) -> Range | None:
     return known_range(t)
 
 
+def _pending(body: Expr) -> list[Datum]:
+    """The index expressions in a body that are no tensors yet, where they are used as they were written."""
+    found = [d for e in expr.walk(body) if isinstance(e, Read) for i in e.index for d in i.data()]
+    return [
+        d for d in found
+        if isinstance(d.source, Pending) and d.index == tuple(Affine.of(n) for n in d.source.parameters)
+    ]  # fmt: skip
+
+
 def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, ...], members: list[Tensor]) -> Expr:
     """Each reduction in an expression as a read of a tensor over just the axes it uses.
 
@@ -450,16 +459,18 @@ def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, 
 
     def go(e: Expr) -> Expr:
         if id(e) not in memo:
-            memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else rebuilt(e)
+            memo[id(e)] = hoisted(e) if isinstance(e, Reduce) else reread(e) if id(e) in indices else rebuilt(e)
         return memo[id(e)]
 
     placed: dict[Hashable, Affine] = {}
+    indices = {id(d.source.value): d for d in _pending(body)}
 
     def datum(d: Datum) -> Affine:
         """An index that is an expression becomes a tensor; one read of it stands for all uses."""
         if not isinstance(d.source, Pending):
             return Affine(((d, 1),))
-        e = go(d.source.at(d))
+        value = d.source.at(d)
+        e = hoisted(value) if isinstance(value, Reduce) else rebuilt(value)
         key = expr.structure(e), tuple(id(r.source) for r in expr.reads(e))
         if key not in placed:
             used = expr.free_names(e) | {n for r in expr.reads(e) for i in r.index for n in i.names()}
@@ -480,6 +491,12 @@ def hoist(body: Expr, scope: tuple[Axis, ...], label: str, order: tuple[Causal, 
             index = tuple(Affine.of(a.name) for a in kept)
             placed[key] = Affine(((Datum(inner, index, *inner.values), 1),))
         return placed[key]
+
+    def reread(e: Expr) -> Expr:
+        """An expression that is an index elsewhere: a condition on it is one on that index."""
+        [(d, _)] = datum(indices[id(e)]).terms
+        assert isinstance(d, Datum)
+        return expr.cast(Read(d.source, d.index, d.source.location), e.dtype)
 
     def rebuilt(e: Expr) -> Expr:
         if isinstance(e, Read) and any(True for i in e.index for _ in i.data()):

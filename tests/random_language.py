@@ -17,7 +17,10 @@ from tensordsl.expr import Axis, Expr, Index, Read, Reduce, select
 from tensordsl.tensor import Tensor, define
 from tests.random_programs import KINDS, LIMIT, Generator, Known
 
-ADDED = ("choice", "wedge", "nested", "ordered", "opposed", "view", "view", "library")
+ADDED = (
+    *("choice", "wedge", "nested", "ordered", "opposed", "view", "view", "library"),
+    *("lookup", "ragged", "scattered"),
+)  # fmt: skip
 _COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -26,6 +29,72 @@ class Language(Generator):
 
     def __init__(self, seed: int, **options: Any) -> None:
         super().__init__(seed, kinds=(*KINDS, *ADDED), **options)
+
+    # ------------------------------------------------------------ indices that are data
+
+    def number(self, axes: Sequence[Axis], least: int, most: int) -> Expr:
+        """An integer between two ends that depends on data, and perhaps on an axis."""
+        rng = self.rng
+        known = [k.tensor for k in self.pool if k.tensor.dtype.name in ("int32", "int64") and k.tensor.ndim == 1]
+        over = [a for a in axes if rng.random() < 0.7] or list(axes[:1])
+        fitting = [t for t in known if over and t.shape == (over[0].extent,)]
+        if fitting and rng.random() < 0.5:
+            t, over = rng.choice(fitting), over[:1]
+        else:
+            t = td.placeholder(
+                tuple(a.extent for a in over), rng.choice(("int32", "int64", "int16")), f"q{len(self.inputs)}",
+                values=range(-2, 6),
+            )  # fmt: skip
+            self.inputs.append(Known(t, 5))
+            self.pool.append(self.inputs[-1])
+        e: Expr = Read(t, tuple(Affine.of(a.name) for a in over))
+        if axes and rng.random() < 0.3:
+            e = expr.cast(e, "int64") + Index(Affine.of(rng.choice(list(axes)).name))
+        return expr.operand(td.clip(e, least, most))
+
+    def lookup(self, name: str) -> Known:
+        """Elements at indices that are data, some of them guarded instead of clamped."""
+        axes = self.axes(self.most)
+        full = [k for k in self.pool if k.tensor.ndim and all(k.tensor.shape)]
+        if not full:
+            return self.pointwise(name)
+        source = self.rng.choice(full)
+        t = source.tensor
+        index = [self.number(axes, 0, n - 1) if self.rng.random() < 0.7 else self.rng.randrange(n) for n in t.shape]
+        if self.rng.random() < 0.7 or not isinstance(index[0], Expr):
+            return Known(define(axes, expr.operand(t[tuple(index)]), name), source.bound)
+        bare = self.number(axes, -1, t.shape[0] - 1)
+        read = t[(bare, *index[1:])]
+        return Known(define(axes, select(bare >= 0, read, expr.constant(0, t.dtype)), name), source.bound)
+
+    def ragged(self, name: str) -> Known:
+        """A sum over a range that is data."""
+        axes = self.axes(self.most // 20)
+        reduced = self.axes(max(1, self.most // max(1, math.prod(a.extent for a in axes))), "krs", 1)
+        e, bound = self.value(axes + reduced, 2)
+        e = expr.operand(e)
+        points = math.prod(a.extent for a in reduced)
+        if e.dtype.kind == "b" or bound * points > LIMIT.get(e.dtype.name, 0):
+            return self.pointwise(name)
+        k = Index(Affine.of(reduced[0].name))
+        low, high = (self.number(axes, 0, reduced[0].extent) for _ in range(2))
+        within = expr.binary("and", expr.binary("le", low, k), expr.binary("lt", k, high))
+        body = expr.where(Reduce(expr.REDUCERS["sum"], reduced, e), within)
+        return Known(define(axes, body, name), bound * points)
+
+    def scattered(self, name: str) -> Known:
+        """A sum, or an extreme of at least zero, by destination."""
+        axes = self.axes(self.most // 20, least=1)
+        reduced = self.axes(max(1, self.most // max(1, math.prod(a.extent for a in axes))), "krs", 1)[:1]
+        e, bound = self.value(axes[1:] + reduced, 2)
+        e = expr.operand(e)
+        points = reduced[0].extent
+        if e.dtype.kind == "b" or bound * points > LIMIT.get(e.dtype.name, 0):
+            return self.pointwise(name)
+        to = self.number(reduced, -1, axes[0].extent)
+        here = expr.binary("eq", to, Index(Affine.of(axes[0].name)))
+        body = expr.where(Reduce(expr.REDUCERS["sum"], reduced, e), here)
+        return Known(define(axes, body, name), bound * points)
 
     # ------------------------------------------------------------ conditions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tensordsl.codegen.c.printer import to_c
 from tensordsl.codegen.compile import compile_sources
 from tensordsl.schedules.default import default_schedule
 from tensordsl.schedules.interpreter import interpret
-from tensordsl.schedules.loopnest import LoopNest
+from tensordsl.schedules.loopnest import Alloc, For, LoopNest, Seq, Stmt, rewrite
 from tensordsl.schedules.polyhedral.validate import find_violation
 from tensordsl.schedules.schedule import Schedule
 
@@ -292,3 +293,47 @@ def test_a_condition_on_data_is_asked_in_active_lanes_alone(tmp_path: Path) -> N
     trials = [(x, td.interpret(program, x), None) for x in draws(program, 2)]
     kernel_runner.save(tmp_path / "0.npz", s.nest, trials)
     assert kernel_runner.run([kernel_runner.job(compiled, s.nest, tmp_path / "0.npz", 2)], tmp_path) == ["right"]
+
+
+def ragged_by_computed_ends() -> td.Program:
+    x, v = td.placeholder((5,), "int32", name="x"), td.placeholder((6,), name="v")
+    ends = td.compute((5,), lambda i: td.clip(x[i], 0, 6), name="ends")
+    z = td.reduce_axis(6, name="z")
+    total = td.compute((4,), lambda m: td.sum(v[z], axis=z, where=(ends[m] <= z) & (z < ends[m + 1])), name="total")
+    return td.Program([x, v], [total])
+
+
+def test_bounds_that_are_computed_first() -> None:
+    """Numbers that bound a loop are there before it starts, and it does not change them."""
+    program = ragged_by_computed_ends()
+    nest = Schedule(program).nest
+    assert find_violation(nest) is None
+    assert runs_right(nest, program, draws(program, 4))
+    assert isinstance(nest.body, Alloc) and isinstance(nest.body.body, Seq)
+    ends, total = nest.body.body.items
+    late = find_violation(replace(nest, body=replace(nest.body, body=Seq((total, ends)))))
+    assert late is not None and late.kind == "value"
+
+    def inside(x: Stmt) -> Stmt | None:
+        return replace(x, body=Seq((ends, x.body))) if isinstance(x, For) and x.var == "z" else None
+
+    again = rewrite(total, inside)
+    found = find_violation(replace(nest, body=replace(nest.body, body=again)))
+    assert found is not None and "is written there" in found.message
+    found = find_violation(replace(nest, body=replace(nest.body, body=Seq((ends, again)))))
+    assert found is not None and "is written there" in found.message
+
+
+def test_a_guard_on_a_computed_index() -> None:
+    """A condition on the expression that is the index guards it."""
+    x, n = td.placeholder((5,), name="x"), td.placeholder((7,), "int32", name="n")
+
+    def element(i: td.Expr) -> td.Expr:
+        at = td.clip(n[i], -1, 4)
+        return td.select(at >= 0, x[at], -1.0)
+
+    program = td.Program([x, n], [td.compute((7,), element, name="y")])
+    inputs = {"x": np.arange(5, dtype=np.float32), "n": np.array([-9, -1, 0, 2, 4, 7, 1], np.int32)}
+    assert td.interpret(program, inputs)["y"].tolist() == [-1, -1, 0, 2, 4, 4, 1]
+    for machine in (target("avx2"), target("portable")):
+        assert find_violation(default_schedule(program, machine).nest) is None

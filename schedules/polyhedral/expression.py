@@ -71,8 +71,24 @@ def condition_set(e: Expr, dims: Dims, domain: isl.Set, known: Known | None = No
         for k, side in enumerate(e.args):
             if isinstance(side, Op) and side.name == "select":
                 return _comparison_of_cases(e, k, side, dims, domain)
-    found = expr.conditions(e, known)
+    settled = _with_known_data(e, known)
+    found = None if settled is None else expr.conditions(settled, known)
     return None if found is None else where(found, dims)
+
+
+def _with_known_data(e: Expr, known: Known | None) -> Expr | None:
+    """A condition whose indices read numbers that are known, or None."""
+    if not isinstance(e, Op):
+        return e
+    args: list[Expr] = []
+    for a in e.args:
+        if isinstance(a, Index) and any(True for _ in a.affine.data()):
+            affine = None if known is None else known(a)
+            if affine is None:
+                return None
+            a = Index(affine, a.dtype)
+        args.append(a)
+    return e if all(a is b for a, b in zip(args, e.args)) else replace(e, args=tuple(args))
 
 
 def _comparison_of_cases(e: Op, k: int, choice: Op, dims: Dims, domain: isl.Set) -> isl.Set | None:

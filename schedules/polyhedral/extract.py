@@ -10,7 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import islpy as isl
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, If, LoopNest, Outline, Prefetch, Seq, Stmt, Store, Sync
+from tensordsl.schedules.loopnest import (
+    Alloc,
+    Buffer,
+    For,
+    If,
+    LoopNest,
+    Outline,
+    Prefetch,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    children,
+    stores,
+)  # fmt: skip
 from tensordsl.schedules.polyhedral.events import Event, Inside, Loop, Place, Refuted, Role, Step, Violation, at
 from tensordsl.schedules.polyhedral.expression import Matcher, equal
 from tensordsl.schedules.polyhedral.isl_build import (
@@ -46,6 +60,8 @@ class Path:
     ranges: Mapping[str, Interval]
     places: Mapping[str, Place]
     data: tuple[Datum, ...] = ()
+    #: number (its text) -> where it is read: the step, and the instances with the numbers read before
+    steps: Mapping[str, tuple[Step, Dims, isl.Set]] = field(default_factory=dict)
 
     @property
     def dims(self) -> Dims:
@@ -152,6 +168,7 @@ class _Walk:
             self.walk(s.body, self.enter(s, path))
         elif isinstance(s, If):
             path = self.reading(self.known(s.conditions, path, s), path, s)
+            self.once(s.conditions, s, children(s))
             holds = path.domain.intersect(where(s.conditions, path.dims))
             self.walk(s.then, replace(path, domain=holds))
             if s.otherwise is not None:
@@ -198,6 +215,7 @@ class _Walk:
         if not s.lo or not s.hi or s.step < 1:
             raise _structure(f"loop {s.var} has no bounds or no positive step", s)
         path = self.reading(self.known(s.lo + s.hi, path, s), path, s)
+        self.once(s.lo + s.hi, s, (s.body,))
         self.found.order += 1
         loop = Loop(s.var, self.found.order, s.kind, s)
         inner = replace(path, loops=(*path.loops, loop))
@@ -217,7 +235,7 @@ class _Walk:
         new = tuple([d for d in data_of(exprs) if str(d) not in path.dims])
         if not new:
             return path
-        domain, dims = path.domain, path.dims
+        domain, dims, steps = path.domain, path.dims, dict(path.steps)
         for d in new:
             place = path.places.get(d.source.name)
             if place is None or place.buffer != d.source or d.source.banks or len(d.index) != len(d.source.shape):
@@ -225,9 +243,18 @@ class _Walk:
             self.found.order += 1
             self.found.ranges[self.found.order] = path.ranges
             step = Step(self.found.order, path.loops, path.domain, f"index {d}")
+            steps[str(d)] = step, dims, domain
             domain, dims = with_data(domain, dims, (Affine(((d, 1),)),))
             self.found.inside.append(Inside(step, d.index, d.source.shape, dims, domain, f"buffer {d.source.name}"))
-        return replace(path, domain=domain, data=(*path.data, *new))
+        return replace(path, domain=domain, data=(*path.data, *new), steps=steps)
+
+    def once(self, exprs: tuple[Affine, ...], s: For | If, body: tuple[Stmt, ...]) -> None:
+        """Bounds and conditions are read once: what they guard does not change them."""
+        read = {d.source.name for d in data_of(exprs)}
+        if read:
+            for st in (st for x in body for st, _ in stores(x)):
+                if st.buffer.name in read or read & set(st.buffer.banks):
+                    raise _structure(f"{st.buffer.name} decides whether it runs, and is written there", s, st)
 
 
 def _strided(v: Affine, lows: tuple[Affine, ...], step: int, dims: Dims) -> isl.Set:
@@ -348,6 +375,10 @@ class _StoreEvents:
                 raise self.wrong(f"{d} decides whether it runs, which is no condition of {self.s.instance.tensor}")
             self.identified[str(same)] = d
             self.read(Read(d.source, d.index), same.source.name, self.as_read(same.index), Role.NEEDS_COMPLETE)
+            step, dims, domain = self.path.steps[str(d)]  # the element is there when it is read
+            cell = tuple([c % f if f else c for c, f in zip(d.index, d.source.fold)]) + d.index[len(d.source.fold) :]
+            place, role = self.path.places[d.source.name], Role.NEEDS_COMPLETE
+            self.found.events.append(Event(step, place, cell, same.source.name, d.index, role, dims, domain))
 
     def same(self, d: Datum, wanted: Datum) -> bool:
         if d.source.name != wanted.source.name or len(d.index) != len(wanted.index):

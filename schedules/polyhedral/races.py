@@ -74,6 +74,8 @@ def _separated(w: Event, a: Event, loop: Loop, depth: int) -> bool:
     """Does some index alone tell the iterations apart?  Then isl need not be asked."""
     around: set[str] = set(w.step.dims[: depth + 1])
     for x, y in zip(w.cell, a.cell):
+        if any(True for _ in x.data()):  # what is read may have changed
+            continue
         if x == y and x.coefficient(loop.var) and x.names() <= around:
             others = [atom for atom, _ in x.terms if atom != loop.var]
             if all(isinstance(atom, str) or loop.var not in atom.names() for atom in others):
