@@ -74,7 +74,7 @@ class GeneralKernel(Kernel):
         )
         self.parameters = last.parameters
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
-        self._tensors = tuple(t for t in self.program.inputs)
+        self._tensors = self.program.arguments
         self._pitched = tuple(n for n, t in enumerate(self._tensors) if isinstance(t.pitch, Size))
         self._known: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, ...]], Kernel] = {}
 

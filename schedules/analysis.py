@@ -11,6 +11,7 @@ from tensordsl.combination import Monoid
 from tensordsl.data_index import affine_value
 from tensordsl.expr import Expr, Index, Op, Read
 from tensordsl.program import Program
+from tensordsl.sizes import likely
 from tensordsl.tensor import Definition, Tensor
 
 #: Relative cost of a scalar operation: about how many multiply-adds it takes in vector code.
@@ -140,7 +141,7 @@ def register_tile(t: Tensor) -> Tile | None:
         return None
     rows = [
         a.name for a in d.axes[:-1]
-        if a.extent > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
+        if likely(a.extent) > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
         and all(stride(r, a.name) is not None for r in reads)
         and any(depends(r, a.name) for r in reads)
     ]  # fmt: skip

@@ -246,6 +246,8 @@ def placeholder(
     label = name or "x"
     tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
     tensor.pitch = row_pitch(pitch, extents)
+    if t.bits < 8 and tensor.pitch != 0:
+        raise ProgramError(f"{label}: every row of {t} begins at a byte, and rows cannot lie apart", hint="use int8")
     if values is not None:
         _check_values(values, t, label)
         if tensor.pitch != 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 import tensordsl as td
 
 #: Beside 0 and 1: around vectors and register tiles of every instruction set.
@@ -109,7 +111,19 @@ def summaries(x: td.Tensor) -> tuple[td.Tensor, ...]:
     return td.argmax(x, axis=1), td.logsumexp(x, axis=1), td.var(x, axis=1)
 
 
+@td.operator("x: float32[N, 12]")
+def known_weights(x: td.Tensor) -> td.Tensor:
+    return x @ td.constant(np.arange(84, dtype=np.float32).reshape(12, 7) - 40, "w")
+
+
+@td.operator("x: float32[M, N]; M >= 2; N >= 2")
+def standardised(x: td.Tensor) -> td.Tensor:
+    centred = x - x.mean(axis=1, keepdims=True)
+    return centred / td.sqrt(td.square(centred).mean(axis=1, keepdims=True) + 1e-5)
+
+
 OPERATORS = (
     scaled, fused_rows, linear_relu, linear, softmax, layer_norm, transposed, two_results, running, causal_scores,
     convolution, blur, backwards, pairs, joined, in_place, slices, embedding, summaries,
+    known_weights, standardised,
 )  # fmt: skip

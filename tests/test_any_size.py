@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from any_size_operators import EDGES, OPERATORS, blur, linear_relu, pairs, scaled, softmax
+from any_size_operators import EDGES, OPERATORS, blur, known_weights, linear_relu, pairs, scaled, softmax, standardised
 from tensordsl.codegen.c.printer import to_c
 from tensordsl.codegen.general import GeneralKernel
 from tensordsl.schedules.at_sizes import at_sizes
@@ -94,7 +94,7 @@ def test_instances_are_proven_too(op: Operator) -> None:
 
 
 def test_vectors_and_tiles_are_used() -> None:
-    for op in (linear_relu, softmax, scaled, blur):
+    for op in (linear_relu, softmax, scaled, blur, standardised, known_weights):
         assert "vector" in str(default_schedule(op.symbolic(), target("avx2")))
     assert "register" in str(default_schedule(linear_relu.symbolic(), target("avx2")))
 

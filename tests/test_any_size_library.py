@@ -170,11 +170,24 @@ def test_three_dimensions() -> None:
         np.testing.assert_allclose(kernel(part), part.sum(2), atol=1e-5)
 
 
+def test_complex_rows_that_lie_apart() -> None:
+    @td.operator("x: complex64[M, N:ld], y: complex64[N]")
+    def product(x: td.Tensor, y: td.Tensor) -> td.Tensor:
+        return td.compute(("M", "N"), lambda i, j: x[i, j] * y[j], name="z")
+
+    rng = np.random.default_rng(0)
+    whole = (rng.standard_normal((5, 20)) + 1j * rng.standard_normal((5, 20))).astype(np.complex64)
+    for kernel in (td.compile(product), td.compile(product.bind(M=5, N=7, ld=20))):
+        np.testing.assert_allclose(kernel(whole[:, :7], whole[2, :7]), whole[:, :7] * whole[2, :7], atol=1e-5)
+
+
 def test_what_a_pitch_cannot_be() -> None:
     with pytest.raises(ProgramError, match="the pitch 10 is less than the 20 elements of a row"):
         product.bind(M=33, K=20, N=70, lda=10, ldb=100)
     with pytest.raises(ProgramError, match="rank 1 has no rows"):
         td.placeholder((5,), pitch=8)
+    with pytest.raises(ProgramError, match="every row of int4 begins at a byte"):
+        td.placeholder((5, 3), "int4", pitch=8)
     with pytest.raises(TuneError, match="the rows of a: float32"):
         td.tune(product.bind(M=33, K=20, N=70, lda=20, ldb=100))
     assert str(product.symbolic()).splitlines()[0].endswith("for lda >= K, ldb >= N")

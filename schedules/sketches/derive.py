@@ -8,6 +8,7 @@ from functools import partial
 from tensordsl.schedules.analysis import Tile, decided_by_data, definition_of
 from tensordsl.schedules.online.rewrite import streamed
 from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_lanes, partial_name
+from tensordsl.schedules.primitives.definitions import divides
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
 from tensordsl.schedules.sketches.contraction import (
@@ -218,7 +219,8 @@ def build(
     for name in plan.inline:
         s = s.compute_inline(name)
     for name in plan.reciprocals:
-        s = s.reciprocal(name)
+        if divides(s.program[name]):  # a plan for likely sizes may divide by one as by a constant
+            s = s.reciprocal(name)
     halves: set[str] = set()
     for stage, axis in plan.partial.items():
         t = s.program[stage]
