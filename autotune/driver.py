@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Union, get_args
 
 import msgspec
 from tensordsl.autotune import lookup
+from tensordsl.autotune.any_size import Sizes, compile_guarded, compile_operator
 from tensordsl.autotune.builder import Builder
 from tensordsl.autotune.cases import CASES, case_folder, workplace
 from tensordsl.autotune.measure import Job, Measurer, Outcome, off_the_measuring_core
@@ -54,9 +55,10 @@ _RUNS = {"avx512": ("avx512", "avx2", "portable"), "avx2": ("avx2", "portable"),
 
 
 def compile(
-    program: Union[Program, Schedule],
+    program: Union[Program, Operator, Schedule],
     target: Union[str, Target] = "native",
     *,
+    sizes: Sequence[Sizes] = (),
     log_dir: Union[str, Path, None] = None,
     cache: Cache = "warm",
     debug: bool = False,
@@ -65,6 +67,8 @@ def compile(
 ) -> Kernel:
     """The kernel of a program by its best known schedule, without measuring; of a Schedule as it is.
 
+    An Operator, or a program with open dimensions, gives one kernel for all their sizes (`GeneralKernel`).
+    sizes: for which it has kernels of their own beside the general one, as dictionaries.
     log_dir: where tuning records are (see `lookup.log_directory`).  cache: as it was tuned for (see
     `tune`).  debug: plain loops that check every access to memory and name the line of a wrong one.
     exact, reproducible: the same bits on every machine (see `td.exact`, `td.reproducible`); a Schedule
@@ -74,11 +78,30 @@ def compile(
     if isinstance(program, Schedule):
         _check_rounding("compile", program.program, exact, reproducible)
         return kernel_of(program.validate(), machine, debug)
+
+    def best(p: Program) -> Schedule:
+        found = best_schedule(p, machine, log_dir, cache)
+        lookup.announce(found, p, workload(p, machine.id, cache=cache))
+        return found.schedule
+
+    if isinstance(program, Operator) or (isinstance(program, Program) and program.free):
+        if debug:
+            raise ProgramError(
+                f"compile: {program.name} is for all sizes, a debug build is for some", hint="bind them: op.bind(...)"
+            )
+        if exact or reproducible:
+            raise ProgramError(
+                f"compile: {program.name} is for all sizes, a fixed rounding is for some",
+                hint="bind them: op.bind(...)",
+            )
+        return compile_operator(program, machine, sizes, best)
     _check_program("compile", program)
     program = _rounded("compile", program, exact, reproducible)
-    found = best_schedule(program, machine, log_dir, cache)
-    lookup.announce(found, program, workload(program, machine.id, cache=cache))
-    return kernel_of(found.schedule, machine, debug)
+    if sizes:
+        raise ProgramError(
+            f"compile: {program.name} has no open dimensions", hint="compile the operator, or leave out sizes="
+        )
+    return kernel_of(best(program), machine, debug)
 
 
 def best_schedule(
@@ -92,6 +115,10 @@ def best_schedule(
 
 def kernel_of(schedule: Schedule, target: Union[str, Target] = "native", debug: bool = False) -> Kernel:
     """A schedule as a callable kernel.  debug: one that checks every access to memory."""
+    if schedule.program.free:
+        if debug:
+            raise ProgramError(f"compile: {schedule.program.name} is for all sizes, a debug build is for some")
+        return compile_guarded([schedule], targets.target(target))
     if debug:
         return checked_kernel(schedule.nest, targets.target(target), schedule)
     source = to_c(schedule.nest, targets.target(target))
@@ -110,7 +137,8 @@ def build_library(
     say: Union[Callable[[Program, lookup.Found], None], None] = None,
 ) -> Library:
     """Build a C library of programs by their best known schedules; of schedules, kernels and results
-    of `tune` as they are.
+    of `tune` as they are.  An operator is a function for all its sizes; programs of some of its sizes
+    beside it are kernels of their own, which are tried first.
 
     cache: as the programs were tuned for (see `tune`).  say: told what each kernel comes from (None:
     as `compile`).  Raises BuildError; an existing library then stays as it was.
@@ -119,7 +147,9 @@ def build_library(
 
     machine = targets.target(target)
 
-    def schedule(program: Program) -> _Chosen:
+    def schedule(program: Program) -> Union[_Chosen, None]:
+        if program.free:
+            return None
         found = best_schedule(program, machine, log_dir, cache)
         if say is None:
             lookup.announce(found, program, workload(program, machine.id, cache=cache))
@@ -171,7 +201,7 @@ class TuneResult:
 
 
 #: What a library is built of.
-Buildable = Union[Program, Schedule, Kernel, TuneResult]
+Buildable = Union[Program, Operator, Schedule, Kernel, TuneResult]
 
 
 def tune(
@@ -200,6 +230,7 @@ def tune(
     Raises TuneError, BuildError, RecordError.
     """
     _check_program("tune", program)
+    _check_fixed("tune", program)
     _check_cache(cache)
     program = _rounded("tune", program, exact, reproducible)
     if trials is not None and not (isinstance(trials, int) and trials >= 1):
@@ -255,6 +286,21 @@ def _check_program(what: str, value: object) -> None:
         )
 
 
+def _check_fixed(what: str, program: Program) -> None:
+    if program.free:
+        raise TuneError(
+            f"{what}: {program.name} is for all sizes of {', '.join(d.name for d in program.free)}, "
+            "which nobody can measure",
+            hint="measure it for some: program.at(...), or op.bind(...)",
+        )
+    apart = next((t for t in program.inputs if t.pitch != 0), None)
+    if apart is not None:
+        raise TuneError(
+            f"{what}: the rows of {apart} lie apart, and kernels are measured on dense arrays",
+            hint="measure the same operator with dense inputs",
+        )
+
+
 def _rounded(what: str, program: Program, exact: bool, reproducible: bool) -> Program:
     """The program with its rounding fixed where that is asked for (and was not done before)."""
     if program.rounding == "free" and exact != reproducible:
@@ -291,6 +337,7 @@ def _schedule_of(what: str, value: object) -> Schedule:
             f"{what} takes schedules, got {_a(value)}",
             hint="td.Schedule(program), or the .schedule of a result of td.compile or td.tune",
         )
+    _check_fixed(what, found.program)
     return found
 
 

@@ -117,7 +117,7 @@ def with_names(program: Program, names: Sequence[Sequence[str]]) -> Program:
     inplace = {get[o]: get[i] for o, i in program.inplace.items()}
     inputs, outputs = ([fresh[t.name] for t in ts] for ts in (program.inputs, program.outputs))
     arguments = [t for t in inputs if t.value is None]
-    return Program(arguments, outputs, program.name, inplace, program.dims, program.rounding)
+    return Program(arguments, outputs, program.name, inplace, program.dims, program.rounding, program.relations)
 
 
 def _shape(t: Tensor) -> str:

@@ -27,7 +27,8 @@ Homes = Mapping[Buffer, Union[Buffer, tuple[Buffer, Buffer]]]
 
 def interleaved(b: Buffer) -> Buffer:
     fold = (*b.fold, *(0,) * (len(b.shape) + 1 - len(b.fold))) if any(b.fold) else b.fold
-    return replace(b, shape=(*b.shape, 2), dtype=b.dtype.real, pitch=0, fold=fold)
+    shape = b.shape if b.pitch == 0 else (*b.shape[:-1], b.pitch)  # rows that lie apart, as longer ones
+    return replace(b, shape=(*shape, 2), dtype=b.dtype.real, pitch=0, fold=fold)
 
 
 def apart(b: Buffer, taken: set[str]) -> tuple[Buffer, Buffer]:

@@ -10,12 +10,12 @@ import ctypes
 import math
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from tensordsl.codegen import dlpack
+from tensordsl.codegen import dlpack, rows
 from tensordsl.codegen.compile import CompiledKernel
 from tensordsl.codegen.packed import is_packed, packed, packed_shape
 from tensordsl.codegen.source import Source
@@ -24,6 +24,7 @@ from tensordsl.schedules.loopnest import LoopNest
 from tensordsl.dtypes import ALL, DType
 from tensordsl.errors import BuildError, InternalError
 from tensordsl.interpreter import check_values
+from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
 if TYPE_CHECKING:
@@ -101,7 +102,16 @@ class Parameter:
     bytes: int
     output: str = ""  # the name of the output an in-place argument becomes
     real: Callable[[float], Any] | None = None  # makes the argument of a floating-point scalar
+    pitch: int = 0  # elements between rows (0: they follow each other)
     memory: Callable[[Any], Any] = _memory  # an object at the memory of an array
+
+    def at(self, sizes: Mapping[str, int]) -> Parameter:
+        """The parameter for some sizes of the dimensions that its shape leaves open."""
+        if not any(isinstance(e, Size) for e in (*self.shape, self.pitch)):
+            return self
+        *shape, pitch = [e.at(sizes) if isinstance(e, Size) else e for e in (*self.shape, self.pitch)]
+        size = _bytes(self.dtype, (*shape[:-1], pitch or shape[-1]))
+        return replace(self, shape=tuple(shape), pitch=pitch, bytes=size)
 
     def __str__(self) -> str:
         return (
@@ -109,6 +119,11 @@ class Parameter:
             if self.shape
             else (f"{self.name}: {self.dtype}")
         )
+
+
+def _bytes(t: DType, shape: Sequence[int]) -> int:
+    """The memory that elements take."""
+    return math.prod(packed_shape(tuple(shape))) if is_packed(t) else math.prod(shape) * t.bytes
 
 
 def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
@@ -130,11 +145,11 @@ def parameters(nest: LoopNest) -> tuple[Parameter, ...]:
             role = "output"
         elif b.name in taken_over:
             role = "inplace"
-        size = math.prod(packed_shape(b.shape)) if is_packed(b.dtype) else math.prod(b.shape) * b.dtype.bytes
+        size = _bytes(b.dtype, (*b.shape[:-1], b.pitch) if b.pitch != 0 else b.shape)
         real = _SCALARS[b.dtype.name] if role == "scalar" and b.dtype.is_float else None
         memory = _memory if b.dtype.numpy.isbuiltin == 1 else _packed_memory if is_packed(b.dtype) else _view_memory
         taken = taken_over.get(b.name, "")
-        found.append(Parameter(b.name, b.dtype, b.dtype.numpy, b.shape, role, size, taken, real, memory))
+        found.append(Parameter(b.name, b.dtype, b.dtype.numpy, b.shape, role, size, taken, real, b.pitch, memory))
     return tuple(found)
 
 
@@ -149,20 +164,37 @@ class Kernel:
     Raises BuildError for arguments that do not fit, before anything is written.
     """
 
-    def __init__(self, compiled: CompiledKernel, nest: LoopNest, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self,
+        compiled: CompiledKernel,
+        nest: LoopNest,
+        schedule: Schedule | None = None,
+        sizes: Mapping[str, int] | None = None,
+        taken: Sequence[Parameter] | None = None,
+        function: Any = None,
+    ) -> None:
+        """sizes: of the dimensions that the nest leaves open (see `general.GeneralKernel`).
+
+        taken, function: the parameters of the nest and the loaded function, where known.
+        """
         self.compiled = compiled
         self.source: Source = compiled.source
         self.nest = nest
         self.schedule = schedule
-        self.parameters = parameters(nest)
-        self._function = load(compiled)
+        self.parameters = tuple([p.at(sizes or {}) for p in taken or parameters(nest)])
+        self._function = function or load(compiled)
+        workspace = self.source.workspace_bytes
+        if sizes is not None:
+            self._function = _with_sizes(self._function, [sizes[d.name] for d in nest.program.free])
+            workspace = workspace.at(sizes) if isinstance(workspace, Size) else workspace
+        self._workspace_bytes = workspace
         self._inputs = tuple(p for p in self.parameters if p.role != "output")
         self._outputs = tuple(p for p in self.parameters if p.role == "output")
-        plain = all(p.role == "input" or p.real for p in self._inputs) and len(self._outputs) == 1
+        plain = all((p.role == "input" and rows.dense(p)) or p.real for p in self._inputs) and len(self._outputs) == 1
         self._single = self._outputs[0] if plain and self.parameters[-1] is self._outputs[0] else None
         self._order = _result_order(nest, self.parameters)
         self._thread = threading.local()
-        self._needs_call = self.source.workspace_bytes > 0
+        self._needs_call = self._workspace_bytes > 0
 
     @property
     def name(self) -> str:
@@ -270,7 +302,7 @@ class Kernel:
         try:
             return self._thread.call
         except AttributeError:
-            size = self.source.workspace_bytes
+            size = self._workspace_bytes
             memory = np.empty(size + _WORKSPACE_ALIGNMENT, np.uint8)
             start = -memory.ctypes.data % _WORKSPACE_ALIGNMENT
             call = CallStruct(ctypes.sizeof(CallStruct), 0, memory.ctypes.data + start, size, None, None, None)
@@ -310,6 +342,16 @@ def load(compiled: CompiledKernel) -> Any:
         ) from None
     function.restype = ctypes.c_int32
     return function
+
+
+def _with_sizes(function: Any, sizes: Sequence[int]) -> Callable[..., int]:
+    """The C function with the sizes that come after its arrays."""
+    last = tuple([ctypes.c_int64(n) for n in sizes])
+
+    def call(*arguments: Any) -> int:
+        return function(*arguments, *last)  # type: ignore[no-any-return]
+
+    return call
 
 
 @dataclass(slots=True)
@@ -355,6 +397,10 @@ def _array(p: Parameter, value: Any, written: bool) -> _Argument:
     _check(p, value.dtype, value.shape)
     if written and not value.flags.writeable:
         raise _read_only(p)
+    if not rows.dense(p):
+        address, owner = rows.with_pitch(p, value)
+        target = value if written and owner is not value else None
+        return _passed(p, address, value, owner if target is None else owner[..., : p.shape[-1]], target)
     if value.flags.carray:
         return _passed(p, _address(p.memory(value)), value, value)
     if value.flags.c_contiguous:  # read-only or unaligned
@@ -380,13 +426,15 @@ def _foreign(p: Parameter, value: Any, written: bool) -> _Argument:
     _check(p, seen.dtype, seen.shape)
     if written and seen.read_only:
         raise _read_only(p)
-    if seen.contiguous:
+    if seen.contiguous and rows.dense(p):
         return _passed(p, seen.address, value, seen)
     if written:
         raise BuildError(
             f"{p.name} is not contiguous (strides {seen.strides} for shape {seen.shape})",
             hint="give a contiguous array to write into",
         )
+    if not rows.dense(p):
+        return _array(p, np.from_dlpack(value), written)
     temporary = seen.copied()
     return _passed(p, temporary.ctypes.data, value, temporary)
 

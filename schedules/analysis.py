@@ -11,6 +11,7 @@ from tensordsl.combination import Monoid
 from tensordsl.data_index import affine_value
 from tensordsl.expr import Expr, Index, Op, Read
 from tensordsl.program import Program
+from tensordsl.sizes import likely
 from tensordsl.tensor import Definition, Tensor
 
 #: Relative cost of a scalar operation: about how many multiply-adds it takes in vector code.
@@ -54,18 +55,22 @@ def elements(t: Tensor) -> int:
     return n
 
 
-def tensor_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def tensor_strides(shape: tuple[int, ...], pitch: int = 0) -> tuple[int, ...]:
     result, step = [], 1
-    for e in reversed(shape):
+    for e in reversed((*shape[:-1], pitch) if pitch != 0 else shape):
         result.append(step)
         step *= e
     return tuple(reversed(result))
 
 
+def _strides(r: Read) -> tuple[int, ...]:
+    return tensor_strides(r.source.shape, getattr(r.source, "pitch", 0))
+
+
 def stride(r: Read, axis: str) -> int | None:
     """Elements between the reads of neighbouring values of an axis; None: not constant."""
     total = 0
-    for i, step in zip(r.index, tensor_strides(r.source.shape)):
+    for i, step in zip(r.index, _strides(r)):
         if any(axis in atom.names() for atom, _ in i.terms if not isinstance(atom, str)):
             return None
         total += i.coefficient(axis) * step
@@ -75,7 +80,7 @@ def stride(r: Read, axis: str) -> int | None:
 def address(r: Read) -> Affine:
     """The element of the source that is read, counted in memory order."""
     total = Affine()
-    for i, step in zip(r.index, tensor_strides(r.source.shape)):
+    for i, step in zip(r.index, _strides(r)):
         total = total + i * step
     return total.recombined()
 
@@ -136,7 +141,7 @@ def register_tile(t: Tensor) -> Tile | None:
         return None
     rows = [
         a.name for a in d.axes[:-1]
-        if a.extent > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
+        if likely(a.extent) > 1 and a.name not in ragged and any(not depends(r, a.name) for r in streams)
         and all(stride(r, a.name) is not None for r in reads)
         and any(depends(r, a.name) for r in reads)
     ]  # fmt: skip

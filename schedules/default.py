@@ -10,6 +10,7 @@ from tensordsl.schedules.schedule import Schedule
 
 from tensordsl.errors import ScheduleError
 from tensordsl.program import Program
+from tensordsl.sizes import DependsOnSizes, assuming
 from tensordsl.targets import Target
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ def default_schedule(program: Program, target: Target) -> Schedule:
     Where the planned schedule cannot be proven, the plain loops, which compute every definition in
     written order, are the answer.
     """
+    with assuming(program.relations):
+        return _default(program, target)
+
+
+def _default(program: Program, target: Target) -> Schedule:
     from tensordsl.schedules.sketches import sketches
 
     return first_valid(sketches(program, target)[0], Schedule(program, checked=False))
@@ -33,6 +39,6 @@ def first_valid(sketch: Sketch, plain: Schedule) -> Schedule:
     for attempt in attempts:
         try:
             return attempt().validate()
-        except ScheduleError as error:
+        except (ScheduleError, DependsOnSizes) as error:
             note(error, "the schedule as a whole: ")
     return plain.validate()

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn
 
 import numpy as np
+from tensordsl.schedules.at_sizes import at_sizes
 from tensordsl.schedules.loopnest import LoopNest
 from tensordsl.schedules.nest_python import Marked, Memory, NestCode, cells_of
 from tensordsl.schedules.scalar_python import GLOBALS
 
 from tensordsl.arithmetic import numpy_type
 from tensordsl.errors import ScheduleError, closest
+from tensordsl.instances import sizes_of
 
 Precision = Literal["float64", "float32"]
 Arrays = Mapping[str, Any]
@@ -36,6 +38,9 @@ def interpret(
     Raises ScheduleError for a cell outside its buffer, read before it is written, or never written
     in an output, and for a race of a parallel loop.
     """
+    if nest.program.free:
+        given = [(t, np.shape(arrays[t.name])) for t in nest.program.inputs if t.name in arrays]
+        nest = at_sizes(nest, sizes_of(nest.program, given))
     return Meaning(nest, lockstep, dtype, lanes)(arrays)
 
 

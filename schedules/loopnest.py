@@ -54,7 +54,7 @@ class Buffer:
         if self.banks:
             ext[0] = 1
         if ext:
-            ext[-1] = self.pitch or ext[-1]
+            ext[-1] = self.pitch if self.pitch != 0 else ext[-1]
         result, step = [], 1
         for e in reversed(ext):
             result.append(step)
@@ -78,7 +78,7 @@ class Buffer:
         """Why cells would share memory or have none, or None.  banks: the buffers of that name, where known."""
         if len(self.fold) > len(self.shape) or any(f < 0 for f in self.fold) or any(e < 0 for e in self.shape):
             return f"{self} has a fold or an extent that is no size of a dimension"
-        if self.pitch and (not self.shape or self.pitch < self.extents()[-1]):
+        if self.pitch != 0 and (not self.shape or self.pitch < self.extents()[-1]):
             return f"the pitch {self.pitch} of {self.name} is less than the elements of a row"
         if not self.banks:
             return None
@@ -94,7 +94,7 @@ class Buffer:
 
     def __str__(self) -> str:
         notes: list[str] = [self.scope]
-        if self.pitch:
+        if self.pitch != 0:
             notes.append(f"pitch {self.pitch}")
         if any(self.fold):
             notes.append(f"fold {', '.join(map(str, self.fold))}")

@@ -32,7 +32,9 @@ def lower(program: Program) -> LoopNest:
     outputs = {t.name for t in program.outputs}
     external = {t.name for t in program.inputs} | outputs
     buffers = {
-        t.name: Buffer(t.name, t.shape, t.dtype, "external" if t.name in external else "workspace", values=t.values)
+        t.name: Buffer(
+            t.name, t.shape, t.dtype, "external" if t.name in external else "workspace", t.pitch, values=t.values
+        )
         for t in (*program.inputs, *program.tensors)
     }
     for output, source in program.inplace.items():  # one memory; the program is checked to allow it
@@ -60,7 +62,7 @@ def group_nest(group: Group, buffers: dict[str, Buffer], around: tuple[str, ...]
     for p in group.parts:
         nest = group_nest(p, buffers, inside) if isinstance(p, Group) else _ascending(p, buffers, inside)
         shortest = min(_extent(t, axis) for t in (p.tensors if isinstance(p, Group) else (p,)))
-        parts.append(nest if shortest == longest else If((Affine((), shortest - 1) - Affine.of(axis),), nest))
+        parts.append(nest if shortest == longest else If((Affine.of(shortest - 1) - Affine.of(axis),), nest))
     return _causal_loop(axis, longest, group.order.descending, seq(*parts))
 
 
@@ -72,8 +74,8 @@ def _extent(t: Tensor, axis: str) -> int:
 def _causal_loop(axis: str, extent: int, descending: bool, body: Stmt) -> For:
     """A loop over the steps of a causal axis.  Loops count up: a descending axis is counted from its end."""
     if descending:
-        body = substitute(body, {axis: Affine((), extent - 1) - Affine.of(axis)})
-    return For(axis, (Affine(),), (Affine((), extent),), body)
+        body = substitute(body, {axis: Affine.of(extent - 1) - Affine.of(axis)})
+    return For(axis, (Affine(),), (Affine.of(extent),), body)
 
 
 def definition_nest(t: Tensor, buffers: dict[str, Buffer]) -> Stmt:
@@ -126,7 +128,7 @@ def loops(axes: tuple[Axis, ...], body: Stmt, where: tuple[Affine, ...] = ()) ->
     for a in reversed(axes):
         mine = [c for c in where if a.name in c.names()]
         where = tuple(c for c in where if a.name not in c.names())
-        lo, hi = [Affine()], [Affine((), a.extent)]
+        lo, hi = [Affine()], [Affine.of(a.extent)]
         inside: list[Affine] = []
         for c in mine:
             v, factor = Affine.of(a.name), c.coefficient(a.name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from tensordsl.errors import ScheduleError
+from tensordsl.errors import TensorDSLError
 
 _NOTES: ContextVar[list[str] | None] = ContextVar("refused steps", default=None)
 
@@ -22,7 +22,7 @@ def refusals() -> Iterator[list[str]]:
         _NOTES.reset(token)
 
 
-def note(error: ScheduleError, before: str = "") -> None:
+def note(error: TensorDSLError, before: str = "") -> None:
     """A step was refused, and the schedule goes on without it."""
     found = _NOTES.get()
     text = before + error.message.partition("\n")[0]

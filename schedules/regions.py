@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tensordsl.schedules.loopnest import For
 from tensordsl.schedules.simplify import Context
 
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, is_symbolic
+from tensordsl.sizes import Size, made
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,10 @@ def span(index: Affine, inner: Sequence[For], around: Context | None = None) -> 
         base = base.substitute(env_lo if c > 0 else {f.var: lo + (size - 1)})
         last = last.substitute({f.var: lo + (size - 1)} if c > 0 else env_lo)
     extent = last - base
-    if extent.terms:
+    if not is_symbolic(extent):
         raise NoBox(f"index {index} covers a number of elements that varies: {extent + 1}")
     tight = tuple(dict.fromkeys(e + 1 for e in ends if e != last))
-    return Span(base, extent.const + 1, tight)
+    return Span(base, made(extent + 1), tight)
 
 
 def _extremes(end: Affine, f: For, coefficient: int) -> list[Affine]:
@@ -81,8 +82,10 @@ def _constant_size(f: For, c: Context | None) -> tuple[Affine, int]:
     for lo in f.lo:
         for hi in f.hi:
             size = hi - lo
-            if not size.terms and (best is None or size.const < best[1]):
+            if not size.terms and (best is None or isinstance(best[1], Size) or size.const < best[1]):
                 best = (lo, size.const)
+            elif best is None and is_symbolic(size):
+                best = (lo, made(size))
     if best is None and c is not None:
         for lo in f.lo:
             for hi in f.hi:

@@ -113,6 +113,10 @@ def _checked(what: str, program: object) -> Program:
         raise ProgramError(f"{what} takes a Program, got a value of type {type(program).__name__}")
     if program.rounding != "free":
         raise ProgramError(f"the rounding of {program.name} is fixed already")
+    if program.free:
+        raise ProgramError(
+            f"{what}: {program.name} is for all sizes, a fixed rounding is for some", hint="bind them: op.bind(...)"
+        )
     return program
 
 

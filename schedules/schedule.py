@@ -25,6 +25,7 @@ from tensordsl.schedules.trace import Step, Trace
 
 from tensordsl.errors import ProgramError, ScheduleError, closest
 from tensordsl.program import Program
+from tensordsl.sizes import assuming
 
 #: name -> the primitive, filled by the decorator when the families are imported
 PRIMITIVES: dict[str, Callable[..., Schedule]] = {}
@@ -150,7 +151,8 @@ def primitive(fn: Callable[..., Schedule]) -> Callable[..., Schedule]:
             raise ScheduleError(f"{step}: {e}", legal=_usage(fn)) from None
         try:
             check_arguments(fn, bound.arguments)
-            new = fn(s, *args, **kwargs)
+            with assuming(s.program.relations):
+                new = fn(s, *args, **kwargs)
             _check_rounding(s, new, step)
             result = Schedule(new.program, new.nest, s.trace.then(step), s.checked)
             return result.validate() if s.checked else result

@@ -25,7 +25,7 @@ from tensordsl.schedules.loopnest import (
 )  # fmt: skip
 
 from tensordsl import conditions, expr
-from tensordsl.affine import Affine, Datum, Quasi
+from tensordsl.affine import Affine, Datum, Dim, Quasi, interval, is_symbolic
 from tensordsl.expr import Expr, Op
 
 
@@ -60,6 +60,12 @@ class Context:
             if isinstance(atom, Quasi):
                 low, high = self._quasi(atom)
                 value = low if c > 0 else high
+                if atom.kind == "div" and c % atom.by == 0 and (value is None or is_symbolic(atom.argument)):
+                    k = c // atom.by  # n * (x // n) lies between x - n + 1 and x
+                    near = a - Affine(((atom, c),)) + atom.argument * k - max(0, k) * (atom.by - 1)
+                    found = self._bound(near, last, 1)
+                    if found is not None and (value is None or found >= 0):
+                        return found
                 if value is None:
                     return None
                 rest = Affine(tuple(t for t in a.terms if t[0] is not atom), a.const + c * value)
@@ -81,7 +87,7 @@ class Context:
             if isinstance(atom, Datum):
                 rest = Affine(tuple(t for t in a.terms if t[0] is not atom), a.const)
                 return self._bound(rest + c * (atom.low if c > 0 else atom.high), -1, 1)
-        return None
+        return interval(a, {})[0] if is_symbolic(a) else None
 
     def _quasi(self, atom: Quasi) -> tuple[int | None, int | None]:
         low, high = self.minimum(atom.argument), self.maximum(atom.argument)
@@ -165,9 +171,15 @@ def _tightest(bounds: tuple[Affine, ...], c: Context, sign: int) -> tuple[Affine
     kept = list(dict.fromkeys(bounds))
     for b in list(kept):
         others = [x for x in kept if x is not b]
+        if b.is_constant and sign < 0 and all(_known_at_call(x) for x in others):
+            continue  # a tile stays one of constant size, of which a part is left out
         if any(c.implies((x - b) * sign) for x in others):
             kept = others
     return bounds if len(kept) == len(bounds) else tuple(kept)
+
+
+def _known_at_call(a: Affine) -> bool:
+    return any(isinstance(n, Dim) for n in a.names())
 
 
 def _simplify_if(s: If, c: Context) -> Stmt | None:

@@ -67,6 +67,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "check": ("tensordsl.checking", "check"),
     "ops": ("tensordsl.ops", ""),
     "Program": ("tensordsl.program", "Program"),
+    "dim": ("tensordsl.sizes", "dim"),
     "constant": ("tensordsl.constants", "constant"),
     **{
         n: ("tensordsl.autotune.driver", n)

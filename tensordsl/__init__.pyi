@@ -76,6 +76,7 @@ from tensordsl.scans import cumsum as cumsum
 from tensordsl.schedules.rounding import exact as exact
 from tensordsl.schedules.rounding import reproducible as reproducible
 from tensordsl.schedules.schedule import Schedule as Schedule
+from tensordsl.sizes import dim as dim
 from tensordsl.summaries import all as all
 from tensordsl.summaries import any as any
 from tensordsl.summaries import argmax as argmax

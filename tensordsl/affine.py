@@ -2,7 +2,8 @@
 
 An `Affine` is ``sum(coefficient * atom) + constant``.  An atom is a variable name, a `Quasi` (a floor
 division or a remainder of an affine expression by a positive integer, Python's meaning: the remainder
-is never negative) or a `Datum`, an integer that is read from memory and whose range is known.
+is never negative) or a `Datum`, an integer that is read from memory and whose range is known.  Where
+sizes are known only at the call (sizes.py), an address also has products of a variable and sizes.
 """
 
 from __future__ import annotations
@@ -11,23 +12,65 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Union
 
+#: The size to choose tiles for where a dimension's own is known only at the call: what fits a dimension of
+#: a model's layer, and what most tiles divide.
+LIKELY = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Quasi:
-    """``argument // by`` or ``argument % by``, with ``by > 1``."""
+    """``argument // by`` or ``argument % by``, with ``by > 1``; ``argument * by`` with a size that is
+    known at the call (see `product`)."""
 
-    kind: Literal["div", "mod"]
+    kind: Literal["div", "mod", "mul"]
     argument: Affine
     by: int
 
     def __str__(self) -> str:
-        text = str(self.argument)
+        text, sign = str(self.argument), {"div": "//", "mod": "%", "mul": "*"}[self.kind]
         alone = len(self.argument.terms) == 1 and self.argument.terms[0][1] == 1 and not self.argument.const
         plain = alone and not isinstance(self.argument.terms[0][0], Quasi)
-        return f"{text if plain else f'({text})'} {'//' if self.kind == 'div' else '%'} {self.by}"
+        return f"{text if plain else f'({text})'} {sign} {self.by}"
 
     def names(self) -> frozenset[str]:
-        return self.argument.names()
+        own = self.argument.names()
+        return own | Affine.of(self.by).names() if self.kind == "mul" else own
+
+
+class Dim(str):
+    """The variable of a size that is known only at the call: a name with the range of its values.
+
+    name: the dimension it belongs to, whose value is ``by * variable + rest``.
+    """
+
+    __slots__ = ("by", "least", "most", "name", "rest")
+    name: str
+    by: int
+    rest: int
+    least: int
+    most: int | None
+
+    def __new__(cls, name: str, least: int = 0, most: int | None = None, by: int = 1, rest: int = 0) -> Dim:
+        """least, most: of the dimension's values, which leave ``rest`` when divided by ``by``."""
+        self = str.__new__(cls, name if by == 1 else f"{name}//{by}")
+        self.name, self.by, self.rest = name, by, rest if by > 1 else 0
+        self.least = max(0, -((self.rest - least) // by))
+        self.most = None if most is None else (most - self.rest) // by
+        return self
+
+    @property
+    def likely(self) -> int:
+        """A value to choose tile sizes for."""
+        return self.near(LIKELY)
+
+    def near(self, size: int) -> int:
+        """The legal value near a size of the dimension."""
+        n = max(self.least, (size - self.rest) // self.by)
+        return n if self.most is None else min(n, self.most)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        most = None if self.most is None else self.most * self.by + self.rest
+        return Dim, (self.name, self.least * self.by + self.rest, most, self.by, self.rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +121,7 @@ class Affine:
             return value
         if isinstance(value, str):
             return Affine(((value, 1),))
-        return Affine((), int(value))
+        return Affine((), value) if type(value) is int else _of_number(value)
 
     @staticmethod
     def build(coefficients: Mapping[Atom, int], const: int) -> Affine:
@@ -88,7 +131,7 @@ class Affine:
         return Affine(tuple(items), const)
 
     def __add__(self, other: AffineLike) -> Affine:
-        if isinstance(other, int):
+        if type(other) is int:
             return Affine(self.terms, self.const + other)
         other = Affine.of(other)
         if not other.terms:
@@ -106,7 +149,7 @@ class Affine:
         return self * -1
 
     def __sub__(self, other: AffineLike) -> Affine:
-        if isinstance(other, int):
+        if type(other) is int:
             return Affine(self.terms, self.const - other)
         other = Affine.of(other)
         if not other.terms:
@@ -120,6 +163,8 @@ class Affine:
         return Affine.of(other) - self
 
     def __mul__(self, factor: int) -> Affine:
+        if type(factor) is not int:
+            return product(self, Affine.of(factor))
         if not factor:
             return ZERO
         return Affine(tuple((a, c * factor) for a, c in self.terms), self.const * factor)
@@ -180,6 +225,8 @@ class Affine:
                 yield atom
             elif isinstance(atom, Quasi):
                 yield from atom.argument._names()
+                if atom.kind == "mul":
+                    yield from Affine.of(atom.by)._names()
             else:
                 yield from atom.names()
 
@@ -209,7 +256,10 @@ class Affine:
         for atom, coefficient in self.terms:
             if isinstance(atom, Quasi):
                 inner = atom.argument.map_data(f, outer=outer)
-                part = inner // atom.by if atom.kind == "div" else inner % atom.by
+                if atom.kind == "mul":
+                    part = product(inner, Affine.of(atom.by))
+                else:
+                    part = inner // atom.by if atom.kind == "div" else inner % atom.by
             elif isinstance(atom, Datum):
                 part = f(atom if outer else replace(atom, index=tuple([i.map_data(f) for i in atom.index])))
             else:
@@ -233,7 +283,11 @@ class Affine:
                     value = Affine(((datum, 1),))
             else:
                 argument = atom.argument.substitute(env)
-                if argument is not atom.argument:
+                if atom.kind == "mul":
+                    by = Affine.of(atom.by)
+                    new = by.substitute(env)
+                    value = product(argument, new) if argument is not atom.argument or new is not by else None
+                elif argument is not atom.argument:
                     value = argument // atom.by if atom.kind == "div" else argument % atom.by
             if value is None:
                 total[atom] = total.get(atom, 0) + coefficient
@@ -249,7 +303,7 @@ class Affine:
         total = Affine((), self.const)
         for atom, coefficient in self.terms:
             part = Affine(((atom, 1),))
-            if isinstance(atom, Quasi):
+            if isinstance(atom, Quasi) and atom.kind != "mul":
                 argument = atom.argument.within(ranges)
                 low, high = interval(argument, ranges)
                 known = low is not None and high is not None and low // atom.by == high // atom.by
@@ -269,7 +323,11 @@ class Affine:
                 total += coefficient * env[str(atom)]
             else:
                 value = atom.argument.evaluate(env)
-                total += coefficient * (value // atom.by if atom.kind == "div" else value % atom.by)
+                if atom.kind == "mul":
+                    value *= Affine.of(atom.by).evaluate(env)
+                else:
+                    value = value // atom.by if atom.kind == "div" else value % atom.by
+                total += coefficient * value
         return total
 
     @property
@@ -294,18 +352,62 @@ class Affine:
 ZERO = Affine()
 
 
+def _of_number(value: int) -> Affine:
+    """An integer, or a size that is known at the call (see sizes.py)."""
+    symbolic = getattr(value, "affine", None)
+    return symbolic if isinstance(symbolic, Affine) else Affine((), int(value))
+
+
+def product(a: Affine, b: Affine) -> Affine:
+    """The product, of which all factors but one are sizes that are known at the call."""
+    if not a.terms or not b.terms:
+        return b * a.const if not a.terms else a * b.const
+    total = a * b.const + Affine(b.terms) * a.const
+    for x, c in a.terms:
+        for y, d in b.terms:
+            total = total + _monomial([*factors(x), *factors(y)]) * (c * d)
+    return total
+
+
+def factors(atom: Atom) -> list[Atom]:
+    """What an atom is a product of."""
+    if not isinstance(atom, Quasi) or atom.kind != "mul":
+        return [atom]
+    return [f for part in (atom.argument, Affine.of(atom.by)) for f in factors(part.terms[0][0])]
+
+
+def _monomial(factors: list[Atom]) -> Affine:
+    """A product in canonical form: the variable first, then the sizes in order of their names."""
+    from tensordsl.sizes import made
+
+    varying = [f for f in factors if not is_symbolic(Affine(((f, 1),)))]
+    assert len(varying) <= 1, f"a product of the variables {varying}"
+    ordered = varying + sorted([f for f in factors if f not in varying], key=_order)
+    total = Affine(((ordered[0], 1),))
+    for f in ordered[1:]:
+        total = Affine(((Quasi("mul", total, made(Affine(((f, 1),)))), 1),))
+    return total
+
+
+def is_symbolic(a: Affine) -> bool:
+    """Does the value depend on nothing but sizes that are known at the call?"""
+    return all(isinstance(n, Dim) for n in a.names()) and not any(True for _ in a.data())
+
+
 def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
     """The least and greatest value (inclusive; None: unbounded) over boxes of the variables."""
     low: int | None = expression.const
     high: int | None = expression.const
     for atom, coefficient in expression.terms:
         if isinstance(atom, str):
-            first, last = ranges.get(atom, (None, None))
+            first, last = ranges.get(atom) or ((atom.least, atom.most) if isinstance(atom, Dim) else (None, None))
         elif isinstance(atom, Datum):
             first, last = atom.low, atom.high
         else:
             first, last = interval(atom.argument, ranges)
-            if atom.kind == "div":
+            if atom.kind == "mul":
+                first, last = _times((first, last), interval(Affine.of(atom.by), ranges))
+            elif atom.kind == "div":
                 first = None if first is None else first // atom.by
                 last = None if last is None else last // atom.by
             elif first is None or last is None or first // atom.by != last // atom.by:
@@ -317,6 +419,20 @@ def interval(expression: Affine, ranges: Mapping[str, Interval]) -> Interval:
         low = None if low is None or first is None else low + coefficient * first
         high = None if high is None or last is None else high + coefficient * last
     return low, high
+
+
+def _times(a: Interval, size: Interval) -> Interval:
+    """The range of a product with a size, which is never negative."""
+    (low, high), (least, most) = a, size
+
+    def end(x: int | None, outward: bool) -> int | None:
+        """outward: the greatest size takes this end farthest."""
+        if x is None or x == 0:
+            return x
+        by = most if outward else least or 0
+        return None if by is None else x * by
+
+    return end(low, low is not None and low < 0), end(high, high is not None and high > 0)
 
 
 def without_data(

@@ -12,10 +12,13 @@ from typing import Any
 
 from tensordsl import expr
 from tensordsl.affine import Affine, Interval
-from tensordsl.dimensions import Extent, extent, sizes
+from tensordsl.counts import number
+from tensordsl.dimensions import MOST, Extent, extent, sizes
 from tensordsl.dtypes import DTypeLike
 from tensordsl.errors import ProgramError, user_location
 from tensordsl.expr import REDUCERS, Axis, Expr, Index, Read, Reduce
+from tensordsl.sizes import Size
+from tensordsl.slices import positions
 from tensordsl.tensor import Axes, Tensor, define
 
 _NAMES = "ijklmn"
@@ -59,9 +62,16 @@ def broadcast_shapes(what: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         found = {s[d - rank] for s in shapes if len(s) >= rank - d} - {1}
         if len(found) > 1:
             listed = " and ".join(str(list(s)) for s in shapes)
-            raise ProgramError(f"{what}: shapes {listed} do not broadcast: {sorted(found)} in dimension {d - rank}")
+            raise ProgramError(
+                f"{what}: shapes {listed} do not broadcast: {sorted(found, key=_rank)} in dimension {d - rank}"
+            )
         result.append(found.pop() if found else 1)
     return tuple(result)
+
+
+def _rank(n: int) -> tuple[int, str]:
+    """An order of sizes for people: numbers first."""
+    return (MOST + 1, str(n)) if isinstance(n, Size) else (n, "")
 
 
 def axes_like(shape: Sequence[int], *models: Tensor) -> tuple[Axis, ...]:
@@ -152,7 +162,7 @@ def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
         count *= source.shape[d]
     if count == 0:
         raise ProgramError(f"mean: {x} has no elements along these axes")
-    return define(axes, total / float(count), None, label=derived(source, "mean"))
+    return define(axes, total / number(count, source.dtype), None, label=derived(source, "mean"))
 
 
 # ---------------------------------------------------------------- products
@@ -306,7 +316,7 @@ def getitem(t: Tensor, key: tuple[Any, ...]) -> Tensor:
             index.append(_position(k, t, d))
     names = [a.name for a in axes_like(shape)]
     rest = iter(places)
-    where = [Affine((), i) if isinstance(i, int) else i(Affine.of(names[next(rest)])) for i in index]
+    where = [Affine.of(i) if isinstance(i, int) else i(Affine.of(names[next(rest)])) for i in index]
     return _view(t, [Axis(n, e) for n, e in zip(names, shape)], where, "part")
 
 
@@ -330,8 +340,7 @@ def _slice(k: slice, t: Tensor, d: int) -> tuple[int, int, int]:
             raise ProgramError(f"{t.name}: slice bound {part} of dimension {d} is not an integer")
     if k.step == 0:
         raise ProgramError(f"{t.name}: the slice of dimension {d} has step 0")
-    start, stop, step = k.indices(t.shape[d])
-    return start, len(range(start, stop, step)), step
+    return positions(k, t.shape[d])
 
 
 def _position(k: Any, t: Tensor, d: int) -> int:
@@ -340,10 +349,10 @@ def _position(k: Any, t: Tensor, d: int) -> int:
             f"{t.name}: a {type(k).__name__} is not an index of dimension {d}",
             legal="integers, slices, None, ... and tensors of integers",
         )
-    i, n = k.__index__(), t.shape[d]
+    i, n = k if isinstance(k, Size) else k.__index__(), t.shape[d]
     if not -n <= i < n:
         raise ProgramError(f"{t.name}: index {i} of dimension {d} is outside {-n}..{n - 1}")
-    return int(i % n)
+    return i if i >= 0 else i + n
 
 
 def transpose(t: Tensor, axes: Sequence[int] | None = None) -> Tensor:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensordsl import conditions, expr
-from tensordsl.affine import Affine, Interval, Quasi, interval, without_data
+from tensordsl.affine import Affine, Dim, Interval, Quasi, interval, without_data
 from tensordsl.errors import ProgramError
 from tensordsl.expr import Axis, Expr, Index, Read, Reduce
+from tensordsl.sizes import in_words
 from tensordsl.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class Answer:
     point: Mapping[str, int] | None = None
 
     def __str__(self) -> str:
-        point = self.point or {}
-        return "when " + ", ".join(f"{k} = {v}" for k, v in point.items()) if point else "always"
+        return in_words(self.point) if self.point else "always"
 
 
 def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> Answer:
@@ -66,8 +66,12 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
     Intervals of the conditions and of their sums, then corners, then elimination of the variables, then,
     on small domains, every point.
     """
+    from tensordsl import any_size
+
     conditions, ranges = without_data(conditions, ranges)
-    if _excluded(conditions, ranges):
+    if any_size.has_sizes(conditions, ranges):
+        return any_size.satisfiable(conditions, ranges)
+    if excluded(conditions, ranges):
         return Answer(False)
     names = sorted(frozenset[str]().union(*(c.names() for c in conditions)))
     if not names:
@@ -77,20 +81,20 @@ def satisfiable(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) ->
         point = dict(zip(names, corner))
         if all(c.evaluate(point) >= 0 for c in conditions):
             return Answer(True, point)
-    if _contradictory(conditions, ranges):
+    if contradictory(conditions, ranges):
         return Answer(False)
     if math.prod(hi - lo + 1 for lo, hi in sides) > ENUMERATED:
         return Answer(None)
-    return _enumerate(conditions, dict(zip(names, sides)))
+    return enumerate_points(conditions, dict(zip(names, sides)))
 
 
-def _excluded(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
+def excluded(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
     """If all conditions hold, so does every sum of them: is one of them negative everywhere?"""
     sums = [*conditions, *(a + b for a, b in itertools.combinations(conditions[:8], 2)), sum(conditions, Affine())]
     return any(high is not None and high < 0 for _, high in (interval(s, ranges) for s in sums))
 
 
-def _contradictory(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
+def contradictory(conditions: Sequence[Affine], ranges: Mapping[str, Interval]) -> bool:
     """Does a combination of the conditions and ranges say ``negative >= 0``?
 
     Variables are eliminated one after the other by adding a bound from below to one from above (J. Fourier,
@@ -125,7 +129,7 @@ def _tightened(row: Affine) -> Affine:
     return Affine(tuple((a, c // common) for a, c in row.terms), row.const // common) if common > 1 else row
 
 
-def _enumerate(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) -> Answer:
+def enumerate_points(conditions: Sequence[Affine], sides: dict[str, tuple[int, int]]) -> Answer:
     import numpy as np
 
     shape = tuple(hi - lo + 1 for lo, hi in sides.values())
@@ -166,6 +170,8 @@ def check(tensor: Tensor) -> None:
     What stays open on large domains with interacting conditions is decided exactly when a nest is
     validated, and by the interpreter.
     """
+    from tensordsl import any_size
+
     d = tensor.definition
     assert d is not None
     if any(a.extent == 0 for a in d.axes + d.reduce_axes):
@@ -173,15 +179,16 @@ def check(tensor: Tensor) -> None:
     ranges = ranges_of(tensor)
     for read, given in guarded_reads(d.body):
         for dim, (index, size) in enumerate(zip(read.index, read.source.shape)):
-            low, high = interval(index, ranges)
-            if low is not None and high is not None and low >= 0 and high < size:
-                continue
+            if not any_size.has_sizes((index - size,), ranges):
+                low, high = interval(index, ranges)
+                if low is not None and high is not None and low >= 0 and high < size:
+                    continue
             for fault in (-index - 1, index - size):  # >= 0 where the read is out of bounds
                 found = satisfiable((fault, *given), ranges)
                 if found.point is not None:
                     raise ProgramError(
                         f"{tensor.name}: index {index} of {read.source.name} (dimension {dim}) is out of bounds: "
-                        f"{index.evaluate(found.point)} is outside 0..{size - 1}",
+                        f"{index.evaluate(found.point)} is outside 0..{Affine.of(size).evaluate(found.point) - 1}",
                         location=read.location,
                         counterexample=str(found),
                         hint="guard the read with td.select, clamp the index with td.clip, or change the shape"
@@ -198,6 +205,6 @@ def inside(e: Reduce, around: Sequence[Axis]) -> bool:
         satisfiable((fault, *given), ranges).possible is False
         for read, given in guarded_reads(e)
         for index, size in zip(read.index, read.source.shape)
-        if index.names() <= ranges.keys()
+        if {n for n in index.names() if not isinstance(n, Dim)} <= ranges.keys()
         for fault in (-index - 1, index - size)
     )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Union
 
 from tensordsl.errors import ProgramError, closest
+from tensordsl.sizes import Size, is_linear, unproven
 
 #: Sizes of named dimensions while an operator is being bound (see operator.py).
 DIMENSIONS: ContextVar[Mapping[str, int]] = ContextVar("tensordsl_dimensions", default=MappingProxyType({}))
@@ -33,11 +34,15 @@ def extent(value: Extent) -> int:
     Raises ProgramError for unknown dimensions and for sizes that are negative, too large or no integers.
     """
     if isinstance(value, str):
-        size = _evaluate(parse(value), value, DIMENSIONS.get())
+        size = bound(value)
+    elif isinstance(value, Size):
+        size = value
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ProgramError(f"a size must be an integer or a dimension's name, got {value!r}")
     else:
         size = value.__index__()
+    if isinstance(size, Size):
+        return _symbolic(size)
     if size < 0:
         raise ProgramError(f"a size must not be negative, got {size}" + (f" for {value!r}" if size != value else ""))
     if size > MOST:
@@ -50,14 +55,40 @@ def bound(value: str) -> int:
     return _evaluate(parse(value), value, DIMENSIONS.get())
 
 
+def _symbolic(size: Size) -> int:
+    """A size known at the call, once it is proven to be one."""
+    if not is_linear(size.affine):
+        raise ProgramError(
+            f"the size {size} is a product of dimensions", hint="keep them apart, or bind all but one to numbers"
+        )
+    found = unproven(size.affine)
+    if found is not None:
+        raise ProgramError(
+            f"the size {size} may be negative", counterexample=found, hint="assume more of the dimensions"
+        )
+    return size
+
+
 def sizes(shape: Extent | Sequence[Extent]) -> tuple[int, ...]:
     """A shape as integers; a single extent is a shape of rank 1."""
     if not isinstance(shape, (tuple, list)):
         return (extent(shape),)  # type: ignore[arg-type]
     found = tuple(extent(s) for s in shape)
-    if math.prod(found) > MOST:
+    if not any(isinstance(s, Size) for s in found) and math.prod(found) > MOST:
         raise ProgramError(f"the shape {list(found)} has {math.prod(found)} elements, at most 2**60 can be addressed")
     return found
+
+
+def row_pitch(value: Extent | None, shape: Sequence[int]) -> int:
+    """Elements between the rows of a tensor, 0 for none in between.  Raises ProgramError where it has no such rows."""
+    if value is None:
+        return 0
+    apart = extent(value)
+    if len(shape) < 2:
+        raise ProgramError(f"an input of rank {len(shape)} has no rows that a pitch could set apart")
+    if not isinstance(shape[-1] - apart, Size) and apart < shape[-1]:
+        raise ProgramError(f"the pitch {apart} is less than the {shape[-1]} elements of a row")
+    return apart
 
 
 def parse(text: str) -> ast.expr:

@@ -17,6 +17,7 @@ from tensordsl.complex_operations import COMPLEX, PARTS, complex_unary, refused
 from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError
 from tensordsl.refusals import NoInteger, no_scalar, ufunc
+from tensordsl.sizes import Size
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -263,6 +264,10 @@ def expression(value: object, like: DType | None = None) -> Expr:
     """Any operand as an expression, with a clear error for what is none."""
     if isinstance(value, Expr):
         return value
+    if isinstance(value, Size):
+        from tensordsl.counts import size_expression
+
+        return size_expression(value, like)
     if isinstance(value, (bool, int, float, complex)):
         return constant(value, like)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy scalar

@@ -11,6 +11,7 @@ from tensordsl.arithmetic import Array, Precision
 from tensordsl.dtypes import ALL
 from tensordsl.errors import ProgramError, closest
 from tensordsl.evaluation import Evaluator
+from tensordsl.instances import sizes_of
 from tensordsl.program import Program
 from tensordsl.sampling import random_inputs, small_integer_inputs
 from tensordsl.tensor import Tensor
@@ -32,6 +33,7 @@ def interpret(program: Program, inputs: Mapping[str, Any], dtype: Precision = "f
     """
     if dtype not in ("float64", "float32"):
         raise ProgramError(f"interpret: unknown precision {dtype!r}", legal=("float64", "float32"))
+    program = at_shapes(program, inputs)
     cells = Evaluator(program, dtype).run(checked(program, inputs))
     found = {t.name: cells[t.name].value for t in program.outputs}
     return found if dtype == "float64" else {t.name: found[t.name].astype(t.dtype.numpy) for t in program.outputs}
@@ -43,8 +45,17 @@ def error_bound(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]
     Derived by running error analysis with the same inputs (the rules are in tolerance.py); zero
     where float arithmetic is exact in any order, so those outputs compare bitwise.
     """
+    program = at_shapes(program, inputs)
     cells = Evaluator(program, "float64", ErrorRules()).run(checked(program, inputs))
     return {t.name: _tolerance(cells[t.name].error, t.shape) for t in program.outputs}
+
+
+def at_shapes(program: Program, inputs: Mapping[str, Any]) -> Program:
+    """The program for the sizes of these arrays.  Raises ProgramError where they are not legal ones."""
+    if not program.free:
+        return program
+    given = [(t, np.shape(inputs[t.name])) for t in program.inputs if t.name in inputs]
+    return program.at(**sizes_of(program, given))
 
 
 def _tolerance(error: Array | None, shape: tuple[int, ...]) -> Array:

@@ -24,6 +24,7 @@ from tensordsl.dtypes import DType
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.evaluation import Value
 from tensordsl.expr import REDUCERS, Axis, Const, Expr, Index, Read, Reduce
+from tensordsl.sizes import greatest
 from tensordsl.states import combined, constant_state
 from tensordsl.tensor import Axes, ReduceAxis, Tensor
 from tensordsl.together import several
@@ -125,7 +126,7 @@ class UserReducer:
         known = [expr.expression(s) for s in state if not isinstance(s, (bool, int, float))]
         floats = [e.dtype for e in known if e.dtype.is_float]
         widest = max(floats, key=lambda t: t.bits, default=dtypes.float32)
-        ranges: dict[str, Interval] = {a.name: (0, a.extent - 1) for a in axes}
+        ranges: dict[str, Interval] = {a.name: (0, greatest(a.extent - 1)) for a in axes}
         parts = []
         for s in state:
             e = expr.expression(s, widest if isinstance(s, float) else None)

@@ -11,6 +11,8 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from tensordsl import dimensions, dtypes
+from tensordsl.affine import Affine
+from tensordsl.assumptions import assumed, check_assumptions, names_in, relation, require
 from tensordsl.dimensions import DIMENSIONS, extent
 from tensordsl.dtypes import DType
 from tensordsl.errors import (
@@ -23,6 +25,7 @@ from tensordsl.errors import (
 )
 from tensordsl.expr import Expr
 from tensordsl.program import Program
+from tensordsl.sizes import Size, assuming
 from tensordsl.tensor import Tensor, placeholder
 
 _FORM = 'as in "x: float32[M, K], alpha: float32"'
@@ -30,7 +33,8 @@ _FORM = 'as in "x: float32[M, K], alpha: float32"'
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An input of an operator: shape holds sizes as written, such as "M" or "H + 2".
+    """An input of an operator: shape holds sizes as written, such as "M" or "H + 2"; pitch, the elements
+    between its rows, behind the last one as in "K:ld" ("": rows follow each other).
 
     values: the ends of the range of its elements as written, one (from 0) or two; () where none is stated.
     """
@@ -39,14 +43,24 @@ class Parameter:
     dtype: DType
     shape: tuple[str, ...]
     values: tuple[str, ...] = ()
+    pitch: str = ""
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        return (*self.shape, self.pitch) if self.pitch else self.shape
 
     def tensor(self) -> Tensor:
         """The input with the sizes of the operator being bound."""
-        values = range(*map(dimensions.bound, self.values)) if self.values else None
-        return placeholder(self.shape, self.dtype, self.name, values=values)
+        ends = [dimensions.bound(v) for v in self.values]
+        if any(isinstance(n, Size) for n in ends):
+            raise ProgramError(f"the range of {self.name} has an end that is known only at the call",
+                               hint=f"bind {', '.join(self.values)} to numbers: op.symbolic(...)")  # fmt: skip
+        values = range(*ends) if ends else None
+        return placeholder(self.shape, self.dtype, self.name, values=values, pitch=self.pitch or None)
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}]" if self.shape else "")
+        pitch = f":{self.pitch}" if self.pitch else ""
+        text = f"{self.name}: {self.dtype}" + (f"[{', '.join(self.shape)}{pitch}]" if self.shape else "")
         return text + (f" in range({', '.join(self.values)})" if self.values else "")
 
 
@@ -60,6 +74,7 @@ class Operator:
     parameters: tuple[Parameter, ...]
     inplace: Mapping[str, str]
     location: Location | None
+    assumptions: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,7 +83,7 @@ class Operator:
     @property
     def dims(self) -> tuple[str, ...]:
         """The dimensions in order of first appearance: the order of the C interface."""
-        sizes = [s for p in self.parameters for s in (*p.shape, *p.values)]
+        sizes = [s for p in self.parameters for s in (*p.sizes, *p.values)]
         found = [n for s in sizes for n in dimensions.names(dimensions.parse(s))]
         return tuple(dict.fromkeys(found))
 
@@ -77,6 +92,16 @@ class Operator:
 
         Raises ProgramError for missing or unknown dimensions and for whatever is wrong in the function.
         """
+        self._check_names(sizes)
+        missing = [n for n in self.dims if n not in sizes]
+        if missing:
+            call = ", ".join(f"{n}=..." for n in self.dims)
+            raise ProgramError(f"{self.name}: no size for {', '.join(missing)}", hint=f"{self.name}.bind({call})")
+        bound = {n: extent(sizes[n]) for n in self.dims}
+        require(self.name, self.assumptions, bound)
+        return self._program(bound, ())
+
+    def _check_names(self, sizes: Mapping[str, int]) -> None:
         for n in sizes:
             if n not in self.dims:
                 like = closest(n, self.dims)
@@ -85,18 +110,30 @@ class Operator:
                     legal=self.dims or "it has no dimensions",
                     hint=f"did you mean {like!r}?" if like else None,
                 )
-        missing = [n for n in self.dims if n not in sizes]
-        if missing:
-            call = ", ".join(f"{n}=..." for n in self.dims)
-            raise ProgramError(f"{self.name}: no size for {', '.join(missing)}", hint=f"{self.name}.bind({call})")
-        bound = {n: extent(sizes[n]) for n in self.dims}
+
+    def symbolic(self, **sizes: int) -> Program:
+        """The Program for all sizes that the assumptions allow; those given are bound.
+
+        Raises ProgramError as `bind`, with a counterexample where the function is not defined for all of them.
+        """
+        given = {n: extent(sizes[n]) for n in self.dims if n in sizes}
+        self._check_names(sizes)
+        decided = [t for t in self.assumptions if names_in(t) <= set(given)]
+        require(self.name, decided, given)
+        rest = [t for t in self.assumptions if t not in decided]
+        open_dims, relations = assumed(rest, [n for n in self.dims if n not in given])
+        bound = {n: given[n] if n in given else open_dims[n] for n in self.dims}
+        return self._program(bound, tuple(relation(r, bound) for r in relations))
+
+    def _program(self, bound: Mapping[str, int], relations: tuple[Affine, ...]) -> Program:
         token = DIMENSIONS.set(bound)
         try:
-            inputs = [p.tensor() for p in self.parameters]
-            outputs = self._outputs(inputs)
+            with assuming(relations):
+                inputs = [p.tensor() for p in self.parameters]
+                outputs = self._outputs(inputs)
         finally:
             DIMENSIONS.reset(token)
-        return Program(inputs, outputs, self.name, self.inplace, bound)
+        return Program(inputs, outputs, self.name, self.inplace, bound, relations=relations)
 
     def __call__(self, *tensors: Tensor) -> Any:
         """The function applied to tensors of an operator around it; their shapes give the sizes."""
@@ -160,11 +197,16 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
 
     signature: a type for each parameter, ``"x: float32[M, K], alpha: float32"``; a type without a
         shape is a run-time scalar; sizes may be expressions such as ``H + 2``; what integers lie in is
-        stated by ``token: int32[N] in range(V)``.
+        stated by ``token: int32[N] in range(V)``.  After them, behind semicolons, what may be assumed of
+        sizes: ``"x: float32[N, K]; N >= 1; K % 8 == 0; N <= K"``.
     inplace: output name -> input name whose memory it takes over.
     Raises ProgramError where the signature is malformed or does not fit the function.
     """
-    parameters = tuple(_parameters(signature))
+    types, *assumptions = signature.split(";")
+    parameters = tuple(_parameters(types))
+    check_assumptions(
+        [n for p in parameters for s in p.sizes for n in dimensions.names(dimensions.parse(s))], assumptions
+    )
 
     def decorate(function: Callable[..., Any]) -> Operator:
         names = list(inspect.signature(function).parameters)
@@ -173,7 +215,7 @@ def operator(signature: str, *, inplace: Mapping[str, str] | None = None) -> Cal
                 f"{function.__name__} takes ({', '.join(names)}), "
                 f"its signature names ({', '.join(p.name for p in parameters)})"
             )
-        return Operator(function, parameters, dict(inplace or {}), user_location())
+        return Operator(function, parameters, dict(inplace or {}), user_location(), tuple(assumptions))
 
     return decorate
 
@@ -191,9 +233,11 @@ def _parameters(signature: str) -> list[Parameter]:
         if name in [p.name for p in result]:
             raise ProgramError(f"two parameters are named {name!r}")
         shape = tuple(s.strip() for s in _split(rest[:-1])) if rest[:-1].strip() else ()
-        for size in (*shape, *ends):
+        last, colon, pitch = shape[-1].partition(":") if shape else ("", "", "")
+        shape = (*shape[:-1], last.strip()) if shape else ()
+        for size in (*shape, *([pitch] if colon else ()), *ends):
             dimensions.parse(size)
-        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape, ends))
+        result.append(Parameter(name, dtypes.dtype(dtype.strip()), shape, ends, pitch.strip()))
     return result
 
 

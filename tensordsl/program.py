@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tensordsl import accesses, causality, hazards
+from tensordsl import accesses, causality, expr, hazards
+from tensordsl.affine import Affine, Dim
 from tensordsl.causality import Group
 from tensordsl.constants import constants_of
+from tensordsl.dimensions import MOST, extent
 from tensordsl.errors import ProgramError
-from tensordsl.expr import Expr
+from tensordsl.expr import Expr, Read
+from tensordsl.sizes import Size, assuming, dims_of, made
 from tensordsl.tensor import Definition, Tensor
 
 #: Where float results are rounded.  free: sums in any order, products fused into sums where the machine
@@ -27,8 +30,9 @@ Rounding = Literal["free", "written", "fused"]
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Program:
     """inputs, outputs: tensors in calling order.  inplace: output name -> input name whose memory
-    it takes over.  dims: the named sizes it was bound with, in the order of the C interface.
-    rounding: what a kernel may do to float results (see `Rounding`).
+    it takes over.  dims: the named sizes it was bound with, in the order of the C interface; sizes that are
+    known only at the call (`Size`) stay open.  rounding: what a kernel may do to float results (see
+    `Rounding`).  relations: what is assumed of several open sizes (each ``>= 0``).
     Raises ProgramError for undefined tensors, cycles without an order, bad or duplicate names, and
     outputs that overwrite an input while it is still read.
     """
@@ -40,6 +44,7 @@ class Program:
     inplace: Mapping[str, str]
     dims: Mapping[str, int]
     rounding: Rounding
+    relations: tuple[Affine, ...]
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Program:
         inplace: Mapping[str, str] | None = None,
         dims: Mapping[str, int] | None = None,
         rounding: Rounding = "free",
+        relations: Sequence[Affine] = (),
     ) -> None:
         if not name.isidentifier():
             raise ProgramError(f"{name!r} is not a name", hint="use letters, digits and underscores")
@@ -59,18 +65,32 @@ class Program:
                 )
         arguments = tuple(inputs)
         constants = tuple(t for t in constants_of(outputs) if all(t is not i for i in arguments))
-        ins, outs, groups = _normalise((*arguments, *constants), tuple(outputs), dict(inplace or {}))
+        with assuming(tuple(relations)):
+            ins, outs, groups = _normalise((*arguments, *constants), tuple(outputs), dict(inplace or {}))
         fields = {
             "name": name,
             "inputs": ins,
             "outputs": outs,
             "groups": groups,
             "inplace": dict(inplace or {}),
-            "dims": dict(dims or {}),
+            "dims": dict(dims or {}) or _dims(ins),
             "rounding": rounding,
+            "relations": tuple(dict.fromkeys([*relations, *_pitches(ins)])),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+        _check_dims(self)
+
+    @property
+    def free(self) -> tuple[Dim, ...]:
+        """The variables of the sizes that are known only at the call, in the order of the C interface."""
+        return tuple(dims_of(self.dims.values()))
+
+    def at(self, **sizes: int) -> Program:
+        """The program for some sizes of its free dimensions.  Raises ProgramError for illegal ones."""
+        from tensordsl import instances
+
+        return instances.at(self, {n: extent(v) for n, v in sizes.items()})
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
@@ -111,20 +131,28 @@ class Program:
                     copy.definition = replace(d, body=accesses.map_sources(d.body, lambda source: get(source.name)))
             return fresh[name]
 
-        outputs = [get(t.name) for t in self.outputs]
-        return Program(self.arguments, outputs, self.name, self.inplace, self.dims, self.rounding)
+        return self._rebuilt([get(t.name) for t in self.outputs], self.rounding)
 
     def with_rounding(self, rounding: Rounding) -> Program:
         """The same definitions with other freedom of rounding."""
-        return Program(self.arguments, self.outputs, self.name, self.inplace, self.dims, rounding)
+        return self._rebuilt(self.outputs, rounding)
 
     def with_values(self, values: Mapping[str, Any]) -> Program:
         """This program with some definitions replaced by what they amount to, as constants."""
         return self.with_definitions({}, [replace(self[n], definition=None, value=v) for n, v in values.items()])
 
+    def _rebuilt(self, outputs: Sequence[Tensor], rounding: Rounding) -> Program:
+        return Program(self.arguments, outputs, self.name, self.inplace, self.dims, rounding, self.relations)
+
+    def _where(self) -> str:
+        from tensordsl import instances
+
+        found = instances.guard_texts(self) if self.free else []
+        return f" for {', '.join(found)}" if found else ""
+
     def __str__(self) -> str:
         role = "" if self.rounding == "free" else f"  rounding {self.rounding}"
-        lines = [f"program {self.name}({', '.join(map(str, self.arguments))}){role}"]
+        lines = [f"program {self.name}({', '.join(map(str, self.arguments))}){self._where()}{role}"]
         lines += [f"  constant {t}" for t in self.constants]
         for t in self.tensors:
             role = "  (output)" if t in self.outputs else ""
@@ -132,6 +160,43 @@ class Program:
                 role = f"  (output, in place of {self.inplace[t.name]})"
             lines.append("  " + definition_text(t) + role)
         return "\n".join(lines)
+
+
+def _dims(inputs: Sequence[Tensor]) -> dict[str, int]:
+    """The open dimensions of the inputs' shapes."""
+    return {d.name: made(Affine(((d, d.by),), d.rest)) for d in dims_of(e for t in inputs for e in (*t.shape, t.pitch))}
+
+
+def _pitches(inputs: Sequence[Tensor]) -> list[Affine]:
+    """Rows that are apart do not overlap."""
+    apart = [Affine.of(t.pitch) - t.shape[-1] for t in inputs if t.pitch != 0]
+    return [a for a in apart if not a.is_constant]
+
+
+def _check_dims(program: Program) -> None:
+    free = program.free
+    variables = {str(d) for d in free} | {d.name for d in free}
+    for t in program.tensors:
+        axes = _definition(t).axes + _definition(t).reduce_axes
+        lost = next((e for e in t.shape if not isinstance(e, Size) and e > MOST), None)
+        if lost is not None:
+            raise ProgramError(
+                f"{t.name} takes a size that is known only at the call for a number", location=t.location
+            )
+        clash = next((a.name for a in axes if a.name in variables), None)
+        if clash is not None:
+            raise ProgramError(
+                f"axis {clash!r} of {t.name} has the name of a dimension", location=t.location, hint="rename the axis"
+            )
+        used = {n for e in expr.walk(_definition(t).body) if isinstance(e, Read) for i in e.index for n in i.names()}
+        for d in dims_of([*t.shape, *(a.extent for a in axes)]) + [n for n in used if isinstance(n, Dim)]:
+            if d not in free:
+                raise ProgramError(
+                    f"the size {d.name} of {t.name} is no size of an input", location=t.location,
+                    hint="a dimension's size comes with the arrays: use it in the shape of an input",
+                )  # fmt: skip
+    if len({d.name for d in free}) < len(free):
+        raise ProgramError("two dimensions have one name and other assumptions", hint="make each with td.dim once")
 
 
 def definition_text(t: Tensor) -> str:

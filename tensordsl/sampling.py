@@ -7,6 +7,7 @@ import numpy as np
 from tensordsl import expr
 from tensordsl.affine import interval
 from tensordsl.arithmetic import Array
+from tensordsl.errors import ProgramError
 from tensordsl.expr import Const, Expr, Index, Op, Read
 from tensordsl.program import Program
 from tensordsl.tensor import Tensor
@@ -21,6 +22,7 @@ def random_inputs(program: Program, rng: np.random.Generator) -> dict[str, Array
     Floats are drawn from 0.5 to 1.5 where a root, a logarithm or a power may need it; integers are
     positive where the program divides by one.
     """
+    _require_sizes(program)
     positive = not all(_defined_everywhere(t) for t in program.tensors)
     divided = any(_divides_by_data(t) for t in program.tensors)
 
@@ -50,6 +52,7 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
     (float32, less in narrower types); the range, at most -4..4, is the largest for which all sums of products of the
     program do.  `interpreter.error_bound` of such inputs is zero for programs of sums and products.
     """
+    _require_sizes(program)
     positive = not all(_defined_everywhere(t) for t in program.tensors)
     divided = any(_divides_by_data(t) for t in program.tensors)
     types = {t.dtype for t in (*program.inputs, *program.tensors) if t.dtype.is_inexact}
@@ -68,6 +71,12 @@ def small_integer_inputs(program: Program, rng: np.random.Generator) -> dict[str
         return np.asarray(rng.integers(low, size + 1, t.shape)).astype(t.dtype.numpy)
 
     return {t.name: draw(t) for t in program.arguments}
+
+
+def _require_sizes(program: Program) -> None:
+    if program.free:
+        at = ", ".join(f"{d.name}=..." for d in program.free)
+        raise ProgramError(f"the inputs of {program.name} have no sizes yet", hint=f"give some: program.at({at})")
 
 
 def _largest(program: Program, size: int) -> float:

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Union, overload
 
-from tensordsl import array, conditions, dtypes, expr
+from tensordsl import array, conditions, counts, dtypes, expr
 from tensordsl.affine import Affine
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import REDUCERS, Axis, Expr, Index, Read, Reduce
 from tensordsl.monoids import UserReducer, reduce_axes, reduce_axes_given, reduced_dimensions
+from tensordsl.sizes import at_most
 from tensordsl.tensor import Axes, ReduceAxis, Tensor, define
 
 __all__ = ["all", "any", "argmax", "argmin", "logsumexp", "mean", "std", "var"]
@@ -110,7 +111,7 @@ all = _summary("all", _all, "Does a condition hold everywhere?  (Of numbers: is 
 
 def _mean(e: Expr, axes: tuple[Axis, ...], where: Expr | None, location: Location | None) -> Expr:
     e = _float(e)
-    count: Expr | float = float(_count("mean", axes))
+    count: Expr = counts.number(_count("mean", axes), e.dtype)
     if where is not None:
         count = _reduce("sum", expr.constant(1.0, e.dtype), axes, where, location)
     return _reduce("sum", e, axes, where, location) / count
@@ -141,7 +142,7 @@ def _var(ddof: int, e: Expr, axes: tuple[Axis, ...], where: Expr | None, locatio
         e = e - expr.substitute(e, {a.name: Affine() for a in axes})
     count, center, squares = MOMENTS.reduction((e,), axes, where, location)
     squares = squares + center * 0.0  # nan where a value is infinite, in any order
-    return squares / (float(number - ddof) if where is None else count - float(ddof))  # type: ignore[no-any-return]
+    return squares / (counts.number(number - ddof, e.dtype) if where is None else count - float(ddof))  # type: ignore[no-any-return]
 
 
 def _std(ddof: int, e: Expr, axes: tuple[Axis, ...], where: Expr | None, location: Location | None) -> Expr:
@@ -204,7 +205,7 @@ def _position(
     kept as the best number there is, at a position below all others: ``position - low``.
     """
     count = _count(chosen.name, axes)
-    short = count <= 1 << 30
+    short = at_most(count, 1 << 30)
     kind, low = (dtypes.int32, 1 << 30) if short else (dtypes.int64, 1 << 62)
     position, step = Affine(), 1
     for a in reversed(axes):

@@ -13,16 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Union, overload
 
 from tensordsl import dtypes, expr, guards
-from tensordsl.affine import Affine, Datum
+from tensordsl.affine import Affine, Datum, Dim
 from tensordsl.axes import hidden, shown, with_names
 from tensordsl.combination import Monoid
 from tensordsl.data_index import Pending, subscript
-from tensordsl.dimensions import DIMENSIONS, Extent, extent, sizes
+from tensordsl.dimensions import DIMENSIONS, Extent, extent, row_pitch, sizes
 from tensordsl.dtypes import DType, DTypeLike
 from tensordsl.errors import Location, ProgramError, user_location
 from tensordsl.expr import Axis, Expr, ExprLike, Index, Read, Reduce, Reducer
 from tensordsl.ranges import Range, known_range, type_range, value_range
 from tensordsl.refusals import NoArray
+from tensordsl.sizes import at_most, clash, greatest
 from tensordsl.summarised import Axes, Summarised
 from tensordsl.tensor_operators import TensorOperators
 
@@ -128,6 +129,7 @@ class Tensor(TensorOperators, Summarised, NoArray):
     location: Location | None = field(default=None, repr=False)
     values: Range | None = None  # what the elements are known to lie in, both ends included
     stated: bool = False  # the caller promises these values: a kernel checks them when it is called
+    pitch: int = 0  # of an input: elements between rows in memory (0: rows follow each other)
     value: Any = field(default=None, repr=False)  # of a constant: its elements (see constants.py)
 
     @property
@@ -204,7 +206,8 @@ class Tensor(TensorOperators, Summarised, NoArray):
 
     def __str__(self) -> str:
         stated = f" in {self.values[0]}..{self.values[1]}" if self.stated and self.values is not None else ""
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{stated}"
+        pitch = f":{self.pitch}" if self.pitch != 0 else ""
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}{pitch}]{stated}"
 
 
 def _is_integer(value: object) -> bool:
@@ -215,7 +218,7 @@ def _subscript(tensor: Tensor, d: int, value: Any) -> Affine:
     if isinstance(value, Expr):
         return subscript(value, f"{tensor.name} (dimension {d})", user_location())
     number = value.__index__()
-    return Affine((), number + tensor.shape[d] if number < 0 else number)
+    return Affine.of(number + tensor.shape[d] if number < 0 else number)
 
 
 # ---------------------------------------------------------------- index notation
@@ -227,20 +230,28 @@ def placeholder(
     name: str | None = None,
     *,
     values: range | None = None,
+    pitch: Extent | None = None,
 ) -> Tensor:
     """An input tensor.  shape: integers or names of bound dimensions; ``()`` is a run-time scalar.
 
     values: what the elements of an integer tensor lie in, ``range(n)`` or ``range(first, end)``.  They may
         then be used as indices.  Whoever calls the kernel promises it; a call that breaks the promise is
         refused before anything is computed.
+    pitch: elements between the starts of neighbouring rows in memory, at least as many as a row has
+        (None: rows follow each other).
     """
     extents, t = sizes(shape), dtypes.dtype(dtype)
     if t.bits < 8 and not extents:
         raise ProgramError(f"{t} packs two elements into a byte, so it needs a dimension", hint="use int8")
     label = name or "x"
     tensor = Tensor(label, extents, t, None, name is not None, user_location(), known_range(t))
+    tensor.pitch = row_pitch(pitch, extents)
+    if t.bits < 8 and tensor.pitch != 0:
+        raise ProgramError(f"{label}: every row of {t} begins at a byte, and rows cannot lie apart", hint="use int8")
     if values is not None:
         _check_values(values, t, label)
+        if tensor.pitch != 0:
+            raise ProgramError(f"{label}: the values of rows that lie apart cannot be stated")
         tensor.values, tensor.stated = (values.start, values.stop - 1), True
     return tensor
 
@@ -420,10 +431,10 @@ def _values(d: Definition, t: DType) -> Range | None:
     """What the elements of an integer definition lie in, where that is known."""
     if d.reducer is not None and d.reducer.name not in ("max", "min"):
         return known_range(t)
-    found = value_range(d.body, {a.name: (0, a.extent - 1) for a in (*d.axes, *d.reduce_axes)})
+    found = value_range(d.body, {a.name: (0, greatest(a.extent - 1)) for a in (*d.axes, *d.reduce_axes)})
     if found is None or d.reducer is None:
         return found
-    if all(a.extent for a in d.reduce_axes):
+    if all(at_most(1, a.extent) for a in d.reduce_axes):
         return found  # the identity is never left
     return known_range(t)
 
@@ -547,6 +558,8 @@ def check_definition(tensor: Tensor) -> None:
     d = tensor.definition
     assert d is not None
     known = {a.name for a in d.axes + d.reduce_axes}
+    if (taken := clash((a.name, a.extent) for a in d.axes + d.reduce_axes)) is not None:
+        raise ProgramError(f"{tensor.name}: the axis {taken!r} has the name of a dimension", hint="rename the axis")
     depth: dict[int, int] = {}
     for e in expr.walk(d.body):
         depth[id(e)] = 1 + max((depth[id(c)] for c in expr.children(e)), default=0)
@@ -558,7 +571,7 @@ def check_definition(tensor: Tensor) -> None:
             )
         indices: Iterable[Affine] = e.index if isinstance(e, Read) else (e.affine,) if isinstance(e, Index) else ()
         for i in indices:
-            for n in sorted(i.names() - known):
+            for n in sorted(n for n in i.names() - known if not isinstance(n, Dim)):
                 raise ProgramError(
                     f"{tensor.name}: index {shown(n)!r} is not an axis of this definition",
                     location=getattr(e, "location", None),

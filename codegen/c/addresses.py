@@ -7,13 +7,24 @@ there is a pointer argument, so that equal code at other places is the same func
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 from tensordsl.codegen.c.writer import LANE, PointerKey, Writer
 from tensordsl.schedules.loopnest import Buffer
 
 from tensordsl.affine import ZERO, Affine, Atom, Datum, Interval, Quasi, interval
 
 
-def affine_text(w: Writer, a: Affine) -> str:
+class Variables(Protocol):
+    """What expressions need of what prints them: the ranges of variables and their names in C."""
+
+    @property
+    def ranges(self) -> Mapping[str, Interval]: ...
+    def variable(self, name: str) -> str: ...
+
+
+def affine_text(w: Variables, a: Affine) -> str:
     """C text of an affine expression over 64-bit integers (no parentheses around a sum)."""
     if not a.terms:
         return str(a.const)
@@ -21,8 +32,11 @@ def affine_text(w: Writer, a: Affine) -> str:
     for atom, coefficient in _outermost_first(w, a):
         if isinstance(atom, str):
             name = w.variable(atom)
+        elif isinstance(atom, Quasi):
+            name = quasi_text(w, atom)
         else:
-            name = quasi_text(w, atom) if isinstance(atom, Quasi) else datum_text(w, atom)
+            assert isinstance(w, Writer)  # sizes are not read from memory
+            name = datum_text(w, atom)
         size = abs(coefficient)
         if coefficient < 0:
             parts.append(f" - {name}" if size == 1 else f" - {name} * {size}")
@@ -36,7 +50,7 @@ def affine_text(w: Writer, a: Affine) -> str:
     return "-" + text[3:] if text.startswith(" - ") else text
 
 
-def _outermost_first(w: Writer, a: Affine) -> list[tuple[Atom, int]]:
+def _outermost_first(w: Variables, a: Affine) -> list[tuple[Atom, int]]:
     """The terms in the order of their loops: no name decides how an address is added up."""
     if len(a.terms) < 2:
         return list(a.terms)
@@ -50,19 +64,22 @@ def _outermost_first(w: Writer, a: Affine) -> list[tuple[Atom, int]]:
             last = max((p[-1][0][0] for p in parts if p), default=-1, key=lambda x: (isinstance(x, int), x))
             return last, 2, atom.low, atom.high, repr(parts)
         inner = sorted((place(x), c) for x, c in atom.argument.terms)
-        return inner[-1][0][0], 1, atom.kind, atom.by, tuple(inner), atom.argument.const
+        by = str(atom.by) if atom.kind == "mul" else atom.by
+        return inner[-1][0][0], 1, atom.kind, by, tuple(inner), atom.argument.const
 
     return sorted(a.terms, key=lambda term: place(term[0]))
 
 
-def wrapped(w: Writer, a: Affine) -> str:
+def wrapped(w: Variables, a: Affine) -> str:
     """The text as one operand."""
     text = affine_text(w, a)
     return text if len(a.terms) + (a.const != 0) == 1 and not text.startswith("-") and "*" not in text else f"({text})"
 
 
-def quasi_text(w: Writer, q: Quasi) -> str:
+def quasi_text(w: Variables, q: Quasi) -> str:
     """A floor division or remainder; C rounds towards zero, so signs matter."""
+    if q.kind == "mul":
+        return f"{wrapped(w, q.argument)} * {wrapped(w, Affine.of(q.by))}"
     x, by = wrapped(w, q.argument), q.by
     low, _ = interval(q.argument, w.ranges)
     known = low is not None and low >= 0

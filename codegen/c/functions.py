@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tensordsl.codegen.c import registers
-from tensordsl.codegen.c.addresses import bound_text, pointer
+from tensordsl.codegen.c.addresses import affine_text, bound_text, pointer
 from tensordsl.codegen.c.extents import static_extent
 from tensordsl.codegen.c.names import identifier
 from tensordsl.codegen.c.writer import Function, Place, PointerKey, Writer
-from tensordsl.schedules.loopnest import Alloc, Buffer, For, Outline, Stmt, walk
+from tensordsl.schedules.loopnest import Alloc, Buffer, For, Outline, Seq, Stmt, walk
 
-from tensordsl.affine import Affine, Interval, Quasi, interval
+from tensordsl.affine import Affine, Interval, Quasi, interval, is_symbolic
 from tensordsl.errors import BuildError
+from tensordsl.sizes import larger, made
 
 Print = Callable[[Writer, Stmt, Place], None]
 _ALIGN = 64  # bytes: a cache line and a full vector
@@ -32,12 +33,14 @@ def declare(w: Writer, var: str, lo: tuple[Affine, ...], hi: tuple[Affine, ...])
     low = max((x for x in lows if x is not None), default=None)
     high = min((x for x in highs if x is not None), default=None)
     w.ranges[var] = (low, None if high is None else high - 1)
+    w.contexts.append(w.contexts[-1].inside(For(var, lo, hi, Seq(()))))
     w.function.variables.add(var)
     return kept
 
 
 def undeclare(w: Writer, var: str, kept: Interval | None) -> None:
     w.function.variables.discard(var)
+    w.contexts.pop()
     if kept is None:
         del w.ranges[var]
     else:
@@ -156,26 +159,34 @@ def parallel(w: Writer, s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], 
     print_(w, s.body, place)
     undeclare(w, s.var, kept)
     w.parallel = False
+    slot_text = count_text(w, w.workspace_bytes)
     first = bound_text(w, lo, True)
     start = f"{first} + trip" if s.step == 1 else f"{first} + trip * {s.step}"
     w.functions.pop()
     slot, w.workspace, w.workspace_bytes = w.workspace_bytes, carved, most
-    if slot:
+    if slot != 0:
         trips = _trips(w, s, lo, hi, extent.count if extent else None)
-        w.workspace_bytes = max(w.workspace_bytes, w.workspace + slot * trips)
-    fields = _fields(w, f, slot)
-    w.finished.append(_trips_text(w, f, task, fields, f"const int64_t {v} = {start.removeprefix('0 + ')};", slot))
+        w.workspace_bytes = larger(w.workspace_bytes, w.workspace + slot * trips)
+    fields = _fields(w, f, slot != 0)
+    w.finished.append(_trips_text(w, f, task, fields, f"const int64_t {v} = {start.removeprefix('0 + ')};", slot_text))
     w.finished.append(_task_text(task, fields))
-    _run(w, s, lo, hi, task, fields, slot)
+    _run(w, s, lo, hi, task, fields, slot != 0)
 
 
-def _trips_text(w: Writer, f: Function, task: str, fields: list[_Field], first: str, slot: int) -> str:
+def count_text(w: Writer, n: int) -> str:
+    """A number of bytes, which may depend on sizes known at the call."""
+    return affine_text(w, Affine.of(n))
+
+
+def _trips_text(w: Writer, f: Function, task: str, fields: list[_Field], first: str, slot: str) -> str:
     """The function that makes a range of trips (parameters may be ``restrict``, members of a struct not)."""
     parameters = ", ".join(["int64_t begin", "int64_t end", *(x.parameter for x in fields)])
     lines = [f"static __attribute__((noinline)) void {task}_trips({parameters}) {{"]
     lines += ["    for (int64_t trip = begin; trip < end; trip++) {", f"        {first}"]
-    if slot:
-        lines.append(f"        char *const slot = workspace + trip * slots * {slot};")
+    if slot != "0":
+        lines.append(
+            f"        char *const slot = workspace + trip * slots * {slot if slot.isdigit() else f'({slot})'};"
+        )
     return "\n".join([*lines, *f.lines, "    }", *([f"    {FENCE}"] if w.streams else []), "}\n"])
 
 
@@ -200,12 +211,12 @@ class _Field(NamedTuple):
     value: str
 
 
-def _fields(w: Writer, f: Function, slot: int) -> list[_Field]:
+def _fields(w: Writer, f: Function, slot: bool) -> list[_Field]:
     fields = [_Field(_parameter(w, name, restrict=True), w.names[name], w.base(name)) for name in f.used_buffers]
     for name in f.used_variables:
         fields.append(_Field(f"int64_t {w.names.loop(name)}", w.names.loop(name), w.variable(name)))
     if slot:
-        base = f"workspace + {w.workspace}" if w.workspace else "workspace"
+        base = f"workspace + {count_text(w, w.workspace)}" if w.workspace != 0 else "workspace"
         fields += [_Field("char *workspace", "workspace", base), _Field("int64_t slots", "slots", "slots")]
     return fields
 
@@ -216,6 +227,8 @@ def _trips(w: Writer, s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], st
         return static
     bounds = [interval(b - a, w.ranges)[1] for a in lo for b in hi]
     known = [b for b in bounds if b is not None]
+    if not known and len(lo) == len(hi) == 1 and is_symbolic(hi[0] - lo[0]):
+        return made((hi[0] - lo[0] + (s.step - 1)) // s.step)
     if not known:
         raise BuildError(f"{w.symbol}: the workspace of parallel loop {s.var} is unbounded")
     return max(0, -(-min(known) // s.step))
@@ -223,7 +236,7 @@ def _trips(w: Writer, s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], st
 
 def _run(
     w: Writer, s: For, lo: tuple[Affine, ...], hi: tuple[Affine, ...], task: str,
-    fields: list[_Field], slot: int,
+    fields: list[_Field], slot: bool,
 ) -> None:  # fmt: skip
     w.open("")
     first, last = bound_text(w, lo, True), bound_text(w, hi, False)
@@ -253,12 +266,14 @@ def _run(
 
 def workspace(w: Writer, b: Buffer, body: Callable[[], None]) -> None:
     """A buffer carved out of the caller's scratch (of the task's own slot inside a parallel loop)."""
-    size = -(-b.size() * b.dtype.bytes // _ALIGN) * _ALIGN
+    size = (b.size() * b.dtype.bytes + _ALIGN - 1) // _ALIGN * _ALIGN
     at = w.workspace
     w.workspace += size
-    w.workspace_bytes = max(w.workspace_bytes, w.workspace)
+    w.workspace_bytes = larger(w.workspace_bytes, w.workspace)
     base = "slot" if w.parallel else "workspace"
-    place = (f"{base} + {at}" if at else base) if size else "0"  # no cells: perhaps there is no workspace at all
+    place = (
+        (f"{base} + {count_text(w, at)}" if at != 0 else base) if size != 0 else "0"
+    )  # no cells: perhaps there is no workspace at all
     c = b.dtype.c_name
     w.line(f"{c} *const {w.names[b.name]} = ({c} *)({place});")
     body()

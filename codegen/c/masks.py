@@ -7,7 +7,7 @@ one small function per type makes every mask, and lanes need no wide arithmetic.
 from __future__ import annotations
 
 from tensordsl.codegen.c.addresses import affine_text, at_lane, lane_part, value_range
-from tensordsl.codegen.c.types import signed
+from tensordsl.codegen.c.types import signed, vector_name
 from tensordsl.codegen.c.writer import LANE, Mask, Writer
 
 from tensordsl.affine import Affine
@@ -157,5 +157,8 @@ def blend(w: Writer, mask: Mask, t: DType, lanes: int, then: str, otherwise: str
         w.prelude.shuffle()
         picks = ", ".join(str(i if mask.bits >> i & 1 else lanes + i) for i in range(lanes))
         return f"td_shuffle({m}, {then}, {otherwise}, {picks})"
+    if ("blend", vector_name(t, lanes)) in w.target.instructions:
+        choose = w.prelude.verb("blend", t, lanes)
+        return f"{choose}({guard_text(w, mask, t, lanes)}, {then}, {otherwise})"
     choose = w.prelude.verb("select", t, lanes)
     return f"{choose}({vector_text(w, mask, t.bits, lanes)}, {then}, {otherwise})"

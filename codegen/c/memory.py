@@ -13,6 +13,7 @@ from tensordsl.schedules.loopnest import Buffer
 from tensordsl import dtypes
 from tensordsl.affine import Affine, Datum
 from tensordsl.dtypes import DType
+from tensordsl.sizes import at_most
 
 
 def _start(address: Affine) -> Affine:
@@ -41,10 +42,18 @@ def load(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> Value
         return truth(Value(text or _each_lane(w, b, bank, address, place), b.dtype, lanes))
     if not stride:
         text = element_text(*pointer(w, b, bank, address))
-        if place.mask is not None and not masks.is_literal(place.mask):  # perhaps no lane is active at all
+        if place.mask is not None and not masks.is_literal(place.mask) and not _exists(w, b, index, place):
+            # perhaps no lane is active at all
             text = f"({masks.any_text(w, place.mask, b.dtype, lanes)} ? {text} : 0)"
         return Value(text, b.dtype)
     return truth(Value(_load_vector(w, b, bank, address, stride, place), b.dtype, lanes))
+
+
+def _exists(w: Writer, b: Buffer, index: tuple[Affine, ...], place: Place) -> bool:
+    """Is an element there to be read whether a lane asks for it or not?"""
+    c = w.contexts[-1]
+    known = [i.substitute(place.env) for i in index]
+    return all(c.implies(i) and c.implies(Affine.of(e) - 1 - i) for i, e in zip(known, b.shape))
 
 
 def truth(v: Value) -> Value:
@@ -112,7 +121,7 @@ def _shift(w: Writer, b: Buffer, lowest: Affine, found: dict[int, int], lanes: i
     if stride <= 1 or count > min(patterns.MOST_LOADS, lanes // 2):
         return None
     low, high = value_range(w, lowest)
-    inside = low is not None and high is not None and low >= shift and high - shift + count * lanes <= b.size()
+    inside = low is not None and high is not None and low >= shift and at_most(high - shift + count * lanes, b.size())
     return shift if inside else None
 
 
@@ -148,7 +157,7 @@ def _each_lane(w: Writer, b: Buffer, bank: Affine | None, address: Affine, place
 def _at_data(w: Writer, b: Buffer, address: Affine, place: Place) -> str | None:
     """Lanes at offsets that are the lanes of one number read from memory, or None."""
     varying = [(atom, k) for atom, k in address.terms if (atom == LANE or LANE in Affine(((atom, 1),)).names())]
-    if b.size() >= 1 << 31 or len(varying) != 1:
+    if not at_most(b.size(), (1 << 31) - 1) or len(varying) != 1:
         return None
     d, k = varying[0]
     if not isinstance(d, Datum):

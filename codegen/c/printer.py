@@ -3,16 +3,17 @@
     source = to_c(nest, target("native"))
 
 The function is ``int32_t SYMBOL(const td_call *call, parameters in order)``: arrays by pointer,
-rank-0 inputs by value.  It returns 0, or 2 (workspace missing or too small), 3 (bad call struct),
-4 (null pointer), 5 (an input holds a value outside its stated range), or what the caller's
-``parallel_for`` returned where that is not 0.
+rank-0 inputs by value, then the sizes that are known only at the call.  It returns 0, or 1 (sizes
+against the assumptions), 2 (workspace missing or too small), 3 (bad call struct), 4 (null pointer),
+5 (an input holds a value outside its stated range), or what the caller's ``parallel_for`` returned
+where that is not 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from tensordsl.codegen.c import checked
+from tensordsl.codegen.c import checked, functions, guards
 from tensordsl.codegen.c.checked import Checks
 from tensordsl.codegen.c.constants import data, reference
 from tensordsl.codegen.c.extents import Lanes
@@ -30,6 +31,7 @@ from tensordsl.schedules.loopnest import Buffer, For, LoopNest, Stmt, Store, buf
 import tensordsl
 from tensordsl.errors import InternalError
 from tensordsl.ranges import type_range
+from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
 _ALIGN = 64  # bytes
@@ -50,10 +52,13 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     lanes = Lanes(body, target)
     plan = Plan(body, lanes)
     loops = dict.fromkeys(s.var for s, _ in walk(body) if isinstance(s, For))
-    names = Names(known, loops, spread=plan.names(), reserved=[symbol])
     program = nest.program
+    free = program.free
+    sizes = dict.fromkeys([*map(str, free), *(d.name for d in free)])
+    names = Names(known, [*loops, *(n for n in sizes if n not in loops)], spread=plan.names(), reserved=[symbol])
     fused = frozenset(t.name for t in program.tensors if t.definition is not None and t.definition.fused)
     w = Writer(target, symbol, names, lanes, plan, known, program.rounding, fused)
+    w.function.variables.update(free)
     _roles(w, nest, body)
     w.checks = checks
     if checks is not None:
@@ -65,12 +70,13 @@ def to_c(nest: LoopNest, target: Target, symbol: str | None = None, *, checks: C
     used = [t for n, t in constants.items() if n in f.used_buffers]
     if unknown:
         raise InternalError(f"{symbol}: {', '.join(unknown)} used but not declared", context=nest)
-    needed = w.workspace_bytes + _ALIGN if w.workspace_bytes else 0
-    head = f"TD_KERNEL int32_t {symbol}({', '.join(['const td_call *call', *_declarations(w, parameters)])}) {{"
+    needed = w.workspace_bytes + _ALIGN if w.workspace_bytes != 0 else 0
+    taken = ["const td_call *call", *_declarations(w, parameters), *guards.declarations(w, free)]
+    head = f"TD_KERNEL int32_t {symbol}({', '.join(taken)}) {{"
     tail = [f"    {FENCE}"] if w.streams else []
     given = [reference(t, symbol, w.names[t.name]) for t in used]
     stated = [b for b in parameters if any(t.name == b.name and t.stated for t in nest.program.inputs)]
-    start, end = _checks(w, parameters, needed), ["    return 0;"]
+    start, end = _checks(w, nest, parameters, needed), ["    return 0;"]
     if checks is not None:
         w.finished.append(checked.before(symbol))
         start, end = [*start, *checked.first_lines(symbol)], checked.LAST_LINES
@@ -113,14 +119,16 @@ def _declarations(w: Writer, parameters: tuple[Buffer, ...]) -> list[str]:
     return result
 
 
-def _checks(w: Writer, parameters: tuple[Buffer, ...], needed: int) -> list[str]:
+def _checks(w: Writer, nest: LoopNest, parameters: tuple[Buffer, ...], needed: int) -> list[str]:
     """What a caller may get wrong, before anything is touched."""
     lines = ["    if (call && call->size < sizeof(td_call)) return 3;"]
-    pointers = [w.names[b.name] for b in parameters if b.name not in w.scalars and b.size()]
-    if pointers:
-        lines.append(f"    if ({' || '.join(f'!{p}' for p in pointers)}) return 4;")
-    if needed:
-        lines.append(f"    if (!call || !call->workspace || call->workspace_bytes < {needed}) return 2;")
+    lines += guards.checks(w, nest.program)
+    missing = [guards.missing(w, b) for b in parameters if b.name not in w.scalars and b.size() != 0]
+    if missing:
+        lines.append(f"    if ({' || '.join(missing)}) return 4;")
+    if needed != 0:
+        least = str(needed) if not isinstance(needed, Size) else f"(uint64_t)({functions.count_text(w, needed)})"
+        lines.append(f"    if (!call || !call->workspace || call->workspace_bytes < {least}) return 2;")
         lines.append(
             "    char *const workspace = (char *)call->workspace + "
             f"(-(__UINTPTR_TYPE__)call->workspace & {_ALIGN - 1});"
@@ -134,7 +142,7 @@ def _values_check(w: Writer, b: Buffer) -> list[str]:
     """An input whose elements are used as indices holds what the caller promises."""
     assert b.values is not None
     (low, high), name = b.values, w.names[b.name]
-    if not b.size():
+    if b.size() == 0:
         return []
     element = name if b.name in w.scalars else f"{name}[n]"
     whole = type_range(b.dtype)
@@ -148,7 +156,7 @@ def _values_check(w: Writer, b: Buffer) -> list[str]:
     return [
         "    {",
         "        int outside = 0;",
-        f"        for (int64_t n = 0; n < {b.size()}; n++) outside |= {fault};",
+        f"        for (int64_t n = 0; n < {functions.count_text(w, b.size())}; n++) outside |= {fault};",
         "        if (outside) return 5;",
         "    }",
     ]

@@ -179,8 +179,10 @@ def _guarded(w: Writer, conditions: tuple[Affine, ...], then: Stmt, otherwise: S
             (lanewise if LANE in c.names() else scalar).append(c)
     if scalar:
         w.open(f"if ({scalar_condition(w, tuple(scalar))})")
+        w.contexts.append(w.contexts[-1].inside(If(tuple(scalar), then)))
     _masked(w, tuple(lanewise), then, otherwise, place)
     if scalar:
+        w.contexts.pop()
         if otherwise is not None:
             w.close(tail="} else {")
             f = w.function

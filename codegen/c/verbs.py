@@ -114,6 +114,13 @@ def _select(s: Shape) -> Text:
     return Text(s.V, f"{s.M} m, {s.V} a, {s.V} b", f"return ({s.V})((m & ({s.M})a) | (~m & ({s.M})b));")
 
 
+def _blend(s: Shape) -> Text:
+    """As `_select`, by the mask that guards memory."""
+    parameters = f"{mask_parameter(s.prelude, s.t, s.lanes)} m, {s.V} a, {s.V} b"
+    lanes = "".join(f" if ({_active(s.prelude, i)}) b[{i}] = a[{i}];" for i in range(s.lanes))
+    return Text(s.V, parameters, f"{lanes.strip()} return b;", ("m", "a", "b"))
+
+
 def _splat(s: Shape) -> Text:
     return Text(s.V, f"{s.S} x", f"return x - ({s.V}){{0}};", ("x",))  # x - 0 keeps the sign of -0.0
 
@@ -366,7 +373,7 @@ _BOTH: dict[str, Rule] = {
 _SCALAR = _BOTH
 _VECTOR: dict[str, Rule] = {
     **_BOTH,
-    "select": _select, "splat": _splat, "iota": _iota, "first": _first, "below": _below, "any": _any,
+    "select": _select, "blend": _blend, "splat": _splat, "iota": _iota, "first": _first, "below": _below, "any": _any,
     "reduce_add": _horizontal("add"), "reduce_mul": _horizontal("mul"),
     "reduce_max": _horizontal("max"), "reduce_min": _horizontal("min"),
     "load_masked": _load_masked, "store_masked": _store_masked,

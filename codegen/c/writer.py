@@ -13,6 +13,7 @@ from tensordsl.codegen.c.extents import Lanes
 from tensordsl.codegen.c.names import Names
 from tensordsl.codegen.c.prelude import Prelude
 from tensordsl.schedules.loopnest import Buffer
+from tensordsl.schedules.simplify import Context
 
 from tensordsl.affine import Affine, Interval
 from tensordsl.program import Rounding
@@ -89,6 +90,7 @@ class Writer:
         self.scalars: set[str] = set()  # parameters passed by value
         self.stored: set[str] = set()  # names of buffers and banks that are written
         self.ranges: dict[str, Interval] = {}
+        self.contexts: list[Context] = [Context()]  # the C loops and branches around, the last one as it is now
         self.functions: list[Function] = [Function("kernel")]
         self.finished: list[str] = []  # texts of further functions, callees first
         self.outlines: dict[str, str] = {}  # text without its name -> name

@@ -96,6 +96,9 @@ def to_cuda(nest: LoopNest, target: CudaTarget, symbol: str | None = None) -> Cu
     Raises BuildError where a size exceeds the target's limits or a construct has no CUDA form,
     ScheduleError where block and thread loops are misplaced.
     """
+    if nest.program.free:
+        raise BuildError(f"{nest.name} has sizes that are known only at the call, which CUDA kernels do not take yet",
+                         hint="bind them: program.at(...)")  # fmt: skip
     if nest.program.rounding != "free":
         raise BuildError(f"{nest.name}: CUDA kernels do not keep a fixed rounding yet", hint="choose a CPU target")
     if nest.program.constants:

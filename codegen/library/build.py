@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from tensordsl.codegen.compile import CAUTIOUS, compile_error, crashed
+from tensordsl.codegen.general import GeneralKernel
 from tensordsl.codegen.library import manifest as manifests
 from tensordsl.codegen.library.install import install, owned, workplace, write_all
 from tensordsl.codegen.library.names import check
-from tensordsl.codegen.library.operators import Operator, Variant, operators
+from tensordsl.codegen.library.operators import Operator as Function
+from tensordsl.codegen.library.operators import Variant, operators
 from tensordsl.codegen.library.texts import dispatch_file, header, kernel_file
 from tensordsl.codegen.toolchain import (
     BASE_FLAGS,
@@ -36,6 +38,7 @@ from tensordsl.codegen.toolchain import (
 )  # fmt: skip
 
 from tensordsl.errors import BuildError, user_location
+from tensordsl.operators import Operator
 from tensordsl.program import Program
 from tensordsl.settings import settings
 from tensordsl.targets import Target
@@ -66,9 +69,10 @@ class Library:
         return f"library {self.name} {self.version} in {self.directory}{names}"
 
 
-#: What a library is built from: a Program, a Schedule, or anything with a ``schedule`` (a Kernel, the
-#: result of a search) and, where known, a ``record`` and a ``time_us``, which the manifest repeats.
-Item = Union[Program, "Schedule", Variant, Any]
+#: What a library is built from: a Program, an Operator (for all its sizes), a Schedule, or anything with a
+#: ``schedule`` (a Kernel, the result of a search) and, where known, a ``record`` and a ``time_us``, which the
+#: manifest repeats.
+Item = Union[Program, Operator, "Schedule", Variant, Any]
 
 
 def build_library(
@@ -90,6 +94,7 @@ def build_library(
     _check_version(version)
     chosen = find_target(target)
     several: list[Any] = list(items) if isinstance(items, (list, tuple, Iterator)) else [items]
+    several = [part for item in several for part in (item.kernels if isinstance(item, GeneralKernel) else (item,))]
     variants = [_variant(item, chosen, schedules) for item in several]
     return pack(variants, Path(directory), name=name, version=version)
 
@@ -101,6 +106,8 @@ def _variant(item: Item, target: Target, schedules: Any) -> Variant:
 
     if isinstance(item, Variant):
         return item
+    if isinstance(item, Operator):
+        item = item.symbolic()
     definition = item if isinstance(item, Program) else None
     if isinstance(item, Program):
         item = _scheduled(item, target, schedules)
@@ -181,13 +188,13 @@ def shared_name(name: str) -> str:
     return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
 
 
-def exported(name: str, found: Sequence[Operator]) -> list[str]:
+def exported(name: str, found: Sequence[Function]) -> list[str]:
     """Every name a program that links the library can see."""
     own = [f"{name}_version", f"{name}_supported"]
     return [*own, *(n for o in found for n in (o.name, f"{o.name}_workspace"))]
 
 
-def _texts(name: str, found: Sequence[Operator], version: str, target: Target, tools: Toolchain) -> dict[str, bytes]:
+def _texts(name: str, found: Sequence[Function], version: str, target: Target, tools: Toolchain) -> dict[str, bytes]:
     """Every text of the library by its path."""
     source = f"share/{name}/src"
     texts = {
@@ -203,7 +210,7 @@ def _texts(name: str, found: Sequence[Operator], version: str, target: Target, t
     return {path: text.encode() for path, text in texts.items()}
 
 
-def _objects(name: str, found: Sequence[Operator], made: Path, folder: Path, tools: Toolchain) -> list[Path]:
+def _objects(name: str, found: Sequence[Function], made: Path, folder: Path, tools: Toolchain) -> list[Path]:
     """Compile every source file, as many at once as there are cores; each in a folder of its own."""
     sources = made / "share" / name / "src"
     include = f"-I{made.resolve() / 'include'}"

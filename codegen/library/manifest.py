@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tensordsl.codegen.library import guards
 from tensordsl.codegen.library.names import declaration
 from tensordsl.codegen.library.operators import Operator, Variant
 from tensordsl.codegen.library.texts import generator
 
 from tensordsl.dtypes import DType
+from tensordsl.sizes import Size
 from tensordsl.targets import Target
 
 SCHEMA = 1
@@ -71,9 +73,10 @@ def _kernel(o: Operator, v: Variant) -> dict[str, Any]:
     source = v.source.renamed("kernel")
     return {
         "symbol": o.symbol(v),
-        "dims": dict(v.dims),
-        "shapes": {p.name: list(p.shape) for p in v.parameters},
-        "workspace_bytes": v.source.workspace_bytes,
+        "dims": {d: _size(n) for d, n in v.dims.items()},
+        **({"guard": guards.guard(v.program)} if v.program.free else {}),
+        "shapes": {p.name: [_size(n) for n in p.shape] for p in v.parameters},
+        "workspace_bytes": _size(v.source.workspace_bytes),
         "flags": list(v.source.flags),
         "source_sha256": hashlib.sha256(source.text.encode()).hexdigest(),
         "program": str(v.written),
@@ -81,6 +84,11 @@ def _kernel(o: Operator, v: Variant) -> dict[str, Any]:
         "record": v.record or None,
         "measured_us": v.measured_us,
     }
+
+
+def _size(n: int) -> int | str:
+    """A size that is known at the call is a formula."""
+    return str(n) if isinstance(n, Size) else n
 
 
 def pkg_config(library: str, version: str) -> str:

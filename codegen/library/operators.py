@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tensordsl.codegen.library import guards
 from tensordsl.codegen.library.names import check, check_parameters, declaration, function_name
 from tensordsl.codegen.runtime import Parameter, parameters
 from tensordsl.codegen.source import Source
@@ -19,9 +20,11 @@ from tensordsl.program import Program
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
-    """A kernel for fixed sizes.  record: where the schedule comes from (a tuning record, "" for
-    none); measured_us: its measured time in microseconds, if any.  definition: the program as its
-    author wrote it, where known (a schedule may have rewritten it).
+    """A kernel for fixed sizes, or for all that its program assumes.
+
+    record: where the schedule comes from (a tuning record, "" for none); measured_us: its measured time
+    in microseconds, if any.  definition: the program as its author wrote it, where known (a schedule may
+    have rewritten it).
     """
 
     nest: LoopNest
@@ -52,7 +55,7 @@ class Variant:
 @dataclass(frozen=True, slots=True, eq=False)
 class Operator:
     """One exported function.  name: ``LIB_OP_DTYPE``; dims: its sizes in order; variants: in the
-    order their guards are tried.
+    order their guards are tried: those with the most fixed sizes first.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Operator:
 
     def symbol(self, variant: Variant) -> str:
         """The hidden function of a variant."""
-        return "__".join([self.name, "_".join(map(str, variant.dims.values())) or "kernel"])
+        return "__".join([self.name, guards.label(variant.program) or "kernel"])
 
 
 def operators(library: str, variants: Iterable[Variant]) -> tuple[Operator, ...]:
@@ -94,7 +97,7 @@ def _operator(name: str, group: Sequence[Variant]) -> Operator:
     first = group[0]
     operator, dims = first.program.name, tuple(first.dims)
     check_parameters(operator, first.parameters, dims)
-    seen: dict[tuple[int, ...], Variant] = {}
+    seen: dict[tuple[str, ...], Variant] = {}
     for v in group:
         if tuple(v.dims) != dims:
             raise BuildError(
@@ -107,15 +110,16 @@ def _operator(name: str, group: Sequence[Variant]) -> Operator:
                 f"two programs named {operator!r} take different arguments: {_arguments(first)} and {_arguments(v)}",
                 hint="give one of them another name",
             )
-        sizes = tuple(v.dims.values())
+        sizes = guards.key(v.program)
         if sizes in seen:
-            at = ", ".join(f"{d}={n}" for d, n in v.dims.items()) or "no dimensions (it was not bound by name)"
+            at = guards.sizes_text(v.program) or "no dimensions (it was not bound by name)"
             raise BuildError(
                 f"two programs are named {operator!r} and have the same sizes: {at}",
                 hint="keep one, or give one of them another name",
             )
         seen[sizes] = v
-    return Operator(name, operator, first.parameters, dims, tuple(group))
+    special_first = sorted(group, key=lambda v: len(v.program.free))
+    return Operator(name, operator, first.parameters, dims, tuple(special_first))
 
 
 def _signature(v: Variant) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from tensordsl.codegen.library import guards
 from tensordsl.codegen.library.names import c_type, declaration, parameter_name
 from tensordsl.codegen.library.operators import Operator, Variant
 from tensordsl.codegen.library.supported import supported
@@ -14,6 +15,7 @@ import tensordsl
 from tensordsl.targets import Target
 
 _WIDTH = 100
+_PITCHED = ("A tensor [M, N:ld] has rows of N elements that begin ld elements apart.",)
 
 
 def generator() -> str:
@@ -60,6 +62,7 @@ def header(library: str, found: Sequence[Operator], version: str, target: Target
                 "Tensors are dense, in C order (the last index fastest), of exactly the sizes given, and need no",
                 "alignment beyond that of an element.  Outputs must not overlap with anything else.  Functions",
                 "allocate nothing, start no threads and keep no state: many threads may call them at once.",
+                *(_PITCHED if any(p.pitch != 0 for o in found for v in o.variants for p in v.parameters) else ()),
             ]
         ),
         f"#ifndef {upper}_H\n#define {upper}_H\n\n#include <stdint.h>\n",
@@ -139,8 +142,12 @@ def _size_list(o: Operator) -> str:
     """The sizes with a kernel as an initializer, so that a program can go through them."""
     if not o.dims:
         return ""
-    rows = ", ".join(f"{{ {', '.join(map(str, v.dims.values()))} }}" for v in o.variants)
-    about = f"/* The sizes with a kernel, as an array of ({', '.join(o.dims)}). */"
+    fixed = [v for v in o.variants if not v.program.free]
+    if not fixed:
+        return ""
+    rows = ", ".join(f"{{ {', '.join(map(str, v.dims.values()))} }}" for v in fixed)
+    own = "The sizes with a kernel" if fixed == list(o.variants) else "The sizes with a kernel of their own"
+    about = f"/* {own}, as an array of ({', '.join(o.dims)}). */"
     return f"\n{about}\n#define {o.sizes_macro} {{ {rows} }}\n"
 
 
@@ -158,10 +165,14 @@ def _described(p: Parameter) -> str:
 
 
 def _sizes(o: Operator, v: Variant) -> str:
-    dims = ", ".join(f"{d}={n}" for d, n in v.dims.items())
-    shapes = ", ".join(f"{parameter_name(p.name)}[{', '.join(map(str, p.shape))}]" for p in v.parameters if p.shape)
-    workspace = f"; workspace {v.source.workspace_bytes} bytes" if v.source.workspace_bytes else ""
+    dims = guards.sizes_text(v.program)
+    shapes = ", ".join(f"{parameter_name(p.name)}[{_shape(p)}]" for p in v.parameters if p.shape)
+    workspace = f"; workspace {_needed(v)} bytes" if v.source.workspace_bytes != 0 else ""
     return f"{f'{dims}: ' if dims else ''}{shapes}{workspace}"
+
+
+def _shape(p: Parameter) -> str:
+    return ", ".join(map(str, p.shape)) + (f":{p.pitch}" if p.pitch != 0 else "")
 
 
 def _dims(o: Operator) -> list[str]:
@@ -206,9 +217,7 @@ def _function(library: str, o: Operator) -> str:
     head = wrapped(f"{upper}_API int32_t {o.name}(", arguments(library, o))
     query = wrapped(f"{upper}_API int64_t {o.name}_workspace(", _dims(o) or ["void"])
     answers = "".join(
-        f"    if ({guard}) return {v.source.workspace_bytes};\n"
-        if (guard := _guard(v))
-        else (f"    return {v.source.workspace_bytes};\n")
+        f"    if ({guard}) return {_needed(v)};\n" if (guard := _guard(v)) else f"    return {_needed(v)};\n"
         for v in o.variants
     )
     return f"""\
@@ -225,11 +234,22 @@ def _function(library: str, o: Operator) -> str:
 
 
 def _guard(v: Variant) -> str:
-    return " && ".join(f"{parameter_name(d)} == {n}" for d, n in v.dims.items())
+    return guards.guard(v.program)
+
+
+def _needed(v: Variant) -> str:
+    """Bytes of workspace."""
+    return guards.size_text(v.program, v.source.workspace_bytes)
 
 
 def _hidden_prototype(o: Operator, v: Variant) -> str:
-    return wrapped(f"int32_t {o.symbol(v)}(", ["const struct td_call *", *map(_bare, o.parameters)]) + ";\n"
+    return (
+        wrapped(
+            f"int32_t {o.symbol(v)}(",
+            ["const struct td_call *", *map(_bare, o.parameters), *["int64_t"] * len(v.program.free)],
+        )
+        + ";\n"
+    )
 
 
 def _bare(p: Parameter) -> str:
@@ -240,15 +260,15 @@ def _bare(p: Parameter) -> str:
 def _case(library: str, o: Operator, v: Variant) -> str:
     upper = library.upper()
     shaped = [p for p in v.parameters if p.role != "scalar"]
-    needed = [parameter_name(p.name) for p in shaped if p.bytes]
-    need = v.source.workspace_bytes
+    needed = [parameter_name(p.name) for p in shaped if p.bytes != 0]
+    need = _needed(v)
     empty = "static const double nothing[8] = { 0 }; /* for tensors without elements */\n"
     lines = [empty] if len(needed) < len(shaped) else []
-    if needed:
+    if needed and not v.program.free:  # else the kernel itself knows which tensors have elements
         lines.append(f"if ({' || '.join(f'!{n}' for n in needed)}) return {upper}_NULL_POINTER;\n")
-    if need:
+    if need != "0" and not v.program.free:
         lines.append(f"if (!call || !call->workspace || call->workspace_bytes < {need}) return {upper}_NO_WORKSPACE;\n")
-    passed = ["(const struct td_call *)call", *(_passed(p) for p in v.parameters)]
+    passed = ["(const struct td_call *)call", *(_passed(p) for p in v.parameters), *guards.passed(v.program)]
     lines.append(f"return {o.symbol(v)}({', '.join(passed)});\n")
     guard = _guard(v)
     if not guard:
@@ -258,7 +278,7 @@ def _case(library: str, o: Operator, v: Variant) -> str:
 
 def _passed(p: Parameter) -> str:
     name = parameter_name(p.name)
-    if p.role == "scalar" or p.bytes:
+    if p.role == "scalar" or p.bytes != 0:
         return name
     const = "const " if p.role == "input" else ""
     return f"{name} ? {name} : ({const}{c_type(p.dtype)} *)nothing"

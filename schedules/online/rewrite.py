@@ -265,7 +265,7 @@ class _Rewriter:
 
     def final(self, c: Carried) -> Definition:
         """The reduction as a pointwise definition: what is carried after the last tile."""
-        d, end = definition(c.link.tensor), Affine((), self.step.extent - 1)
+        d, end = definition(c.link.tensor), Affine.of(self.step.extent - 1)
         value: Expr = self.read(c.runs[0], end, c.link.axes)
         if c.scale is None:
             value = self.defined(value, c)
@@ -278,7 +278,7 @@ class _Rewriter:
         """nan where no term counts: the definition has no value there."""
         for n in c.guarded:
             nan = expr.constant(float("nan"), value.dtype)
-            value = expr.select(self.masked(n, Affine((), self.step.extent - 1)), nan, value)
+            value = expr.select(self.masked(n, Affine.of(self.step.extent - 1)), nan, value)
         return value
 
     def row_scale(self, c: Carried, scale: Expr) -> Expr:

@@ -18,6 +18,8 @@ from tensordsl.schedules.polyhedral.events import Event, Loop, Place, Refuted, R
 from tensordsl.schedules.polyhedral.extract import extract
 from tensordsl.schedules.polyhedral.isl_build import IN, OUT, multi, named, ordered
 
+from tensordsl.affine import Dim
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dependence:
@@ -102,7 +104,7 @@ def dependences(nest: LoopNest) -> tuple[Dependence, ...]:
 def parallel_loops(nest: LoopNest) -> tuple[Freedom, ...]:
     """Every loop of the nest that contains a statement, in the order of the text."""
     analysis = Analysis(nest)
-    nodes = {x.number: x.node for e in analysis.events for x in e.step.loops}
+    nodes = {x.number: x.node for e in analysis.events for x in e.step.loops if not isinstance(x.var, Dim)}
     return tuple([analysis.freedom(nodes[number]) for number in sorted(nodes)])
 
 

@@ -84,7 +84,8 @@ class Events:
 def extract(nest: LoopNest) -> Events:
     """Every access of a nest, the caller's included.  Raises Refuted."""
     found = Events(nest.program)
-    places = {b.name: _parameter(nest, b) for b in nest.parameters}
+    sizes = _sizes(nest.program)
+    places = {b.name: _parameter(nest, b, sizes) for b in nest.parameters}
     if len(places) != len(nest.parameters):
         raise _structure("two parameters of the nest have one name")
     found.places += places.values()
@@ -93,13 +94,23 @@ def extract(nest: LoopNest) -> Events:
         raise _structure(f"output {missing[0]} is not among the parameters of the nest")
     for place in places.values():
         if place.holds is not None:
-            _caller(found, place, place.holds, Role.COMPLETE, -1)
-    _Walk(found).walk(nest.body, Path((), isl.Set.universe(space(0)), {}, places))
+            _caller(found, place, place.holds, Role.COMPLETE, -1, sizes)
+    _Walk(found).walk(nest.body, replace(sizes, places=places))
     found.order += 1
     for place in places.values():
         if place.expected is not None:
-            _caller(found, place, place.expected, Role.NEEDS_COMPLETE, found.order)
+            _caller(found, place, place.expected, Role.NEEDS_COMPLETE, found.order, sizes)
     return found
+
+
+def _sizes(program: Program) -> Path:
+    """Sizes known only at the call are loops around everything: the nest is proven for each of their values."""
+    free = program.free
+    nodes = [For(d, (Affine((), d.least),), (), Seq(())) for d in free]
+    loops = tuple([Loop(d, n - len(free), "serial", x) for n, (d, x) in enumerate(zip(free, nodes))])
+    bounds = [Affine.of(d) - d.least for d in free] + [d.most - Affine.of(d) for d in free if d.most is not None]
+    domain = where((*bounds, *program.relations), tuple(free))
+    return Path(loops, domain, {d: (d.least, d.most) for d in free}, {})
 
 
 def _called(op: Combine) -> str:
@@ -110,25 +121,35 @@ def _structure(message: str, *stores: Stmt) -> Refuted:
     return Refuted(Violation("structure", message, None, stores))
 
 
-def _parameter(nest: LoopNest, b: Buffer) -> Place:
+def _parameter(nest: LoopNest, b: Buffer, sizes: Path) -> Place:
     program = nest.program
     held = next((t for t in program.inputs if t.name == b.name), None)
     expected = [t for t in program.outputs if program.inplace.get(t.name, t.name) == b.name]
     if held is None and not expected:
         raise _structure(f"parameter {b.name} is neither an input nor an output of the program")
+    pitch = 0 if held is None else held.pitch
     for t in ([] if held is None else [held]) + expected:
-        if b.shape != t.shape or b.dtype != t.dtype or b.pitch or any(b.fold) or b.banks or b.scope != "external":
+        if (
+            b.shape != t.shape
+            or b.dtype != t.dtype
+            or b.pitch != pitch
+            or any(b.fold)
+            or b.banks
+            or b.scope != "external"
+        ):
             raise _structure(f"parameter {b} is not laid out as {t}")
-    return Place(b, (), None if held is None else held.name, expected[0].name if expected else None)
+    return Place(b, sizes.loops, None if held is None else held.name, expected[0].name if expected else None)
 
 
-def _caller(found: Events, place: Place, tensor: str, role: Role, order: int) -> None:
+def _caller(found: Events, place: Place, tensor: str, role: Role, order: int, sizes: Path) -> None:
     names = tuple([f"{tensor}.{d}" for d in range(len(place.buffer.shape))])
-    domain = where(box(names, place.buffer.shape), names)
+    dims = (*sizes.dims, *names)
+    domain = where(box(names, place.buffer.shape), dims)
+    domain = domain.intersect(sizes.domain.add_dims(isl.dim_type.set, len(names)))
     label = f"the caller {'gives' if role.writes else 'takes'} {place.buffer.name}"
-    step = Step(order, (), isl.Set.universe(space(0)), label)
+    step = Step(order, sizes.loops, sizes.domain, label)
     cell = named(names)
-    found.events.append(Event(step, place, cell, tensor, cell, role, names, domain))
+    found.events.append(Event(step, place, cell, tensor, cell, role, dims, domain))
 
 
 class _Walk:

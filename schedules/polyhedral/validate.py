@@ -15,6 +15,8 @@ from tensordsl.schedules.polyhedral.isl_build import Undecided, operations
 from tensordsl.schedules.polyhedral.races import check_races
 from tensordsl.schedules.polyhedral.values import check_values, rounds
 
+from tensordsl.sizes import assuming
+
 #: Elementary operations of isl (about 1 us each) allowed for one nest.
 LIMIT = 1_000_000
 
@@ -28,7 +30,7 @@ def find_violation(nest: LoopNest, *, limit: int = LIMIT, exact: bool = False) -
     exact = exact or nest.program.rounding != "free"
     ordered = {t.name for t in nest.program.tensors if t.definition and rounds(t.definition)} if exact else set[str]()
     try:
-        with operations(limit):
+        with operations(limit), assuming(nest.program.relations):
             found = extract(nest)
             check_inside(found.inside, found.ranges)
             check_values(nest.program, found.events, exact)

@@ -126,7 +126,7 @@ def _box(found: Sequence[Sequence[Span]], c: Context, align: int) -> list[Span]:
 def _copy_loops(name: str, box: Sequence[Span], sizes: Sequence[int], c: Context, scope: str, make: object) -> Stmt:
     """Loops over a box around ``make(global index, local index)``; a register box is unrolled, lanes last."""
     assert callable(make)
-    kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+    kept = [d for d, sp in enumerate(box) if sp.extent != 1]
     variables = [f"{name}.{d}" for d in range(len(box))]
     place = [box[d].base + (Affine.of(variables[d]) if d in kept else Affine()) for d in range(len(box))]
     body: Stmt = make(tuple(place), tuple(Affine.of(variables[d]) for d in kept))
@@ -161,7 +161,7 @@ def _redirect(
 
     means: does a store that reads ``old`` mean the tensor that the cache holds?  which: the reads meant.
     """
-    kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+    kept = [d for d, sp in enumerate(box) if sp.extent != 1]
 
     def local(index: tuple[Affine, ...]) -> tuple[Affine, ...]:
         return tuple(index[d] - box[d].base for d in kept)
@@ -237,10 +237,10 @@ def cache_read(
         if sample is None:
             return x
         box = _box(found, c, align)
-        shape = tuple(sp.extent for sp in box if sp.extent > 1)
+        shape = tuple(sp.extent for sp in box if sp.extent != 1)
         pitch = shape[-1] + pad if pad and shape else 0
         new = Buffer(label, shape, old.dtype, kind, pitch, values=old.values)
-        kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+        kept = [d for d, sp in enumerate(box) if sp.extent != 1]
         cells = [sp.base + (Affine.of(CELL[kept.index(d)]) if d in kept else Affine()) for d, sp in enumerate(box)]
         held = element_of(old, tuple(cells), sample[1], tensor)
 
@@ -306,7 +306,7 @@ def cache_write(
         if not found:
             return x
         box = _box(found, c, 1)
-        kept = [d for d, sp in enumerate(box) if sp.extent > 1]
+        kept = [d for d, sp in enumerate(box) if sp.extent != 1]
         shape = tuple(box[d].extent for d in kept)
         pitch = shape[-1] + pad if pad and shape else 0
         new = Buffer(label, shape, old.dtype, kind, pitch, values=old.values)
@@ -345,7 +345,7 @@ def cache_write(
             assert update is not None
             before, after = [], []
             for a, point in zip(definition.reduce_axes, update[0].instance.points):
-                v, full = f"{a.name}'", Affine((), a.extent)
+                v, full = f"{a.name}'", Affine.of(a.extent)
                 if outer[0].var in point.names():
                     part = span(point, update[1])
                     before.append((v, Affine(), part.base))

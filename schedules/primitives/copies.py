@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from tensordsl.schedules.locate import edit, find_loops
 from tensordsl.schedules.loopnest import For, If, Stmt, Store, children, rewrite, seq, substitute
+from tensordsl.schedules.primitives.full_tiles import full_tiles
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import Context, context
 
 from tensordsl import conditions, expr
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, Dim
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Op
 
@@ -21,7 +22,8 @@ def peel(s: Schedule, stage: str, loop: str, which: str = "last") -> Schedule:
     """Take the first or the last iteration out of a loop.
 
     which: "first", "last", or "tail": the last one, but only where it is a partial tile, so that
-    full tiles have constant bounds.
+    full tiles have constant bounds.  Where the number of iterations is known only at the call, the
+    tail has a loop of its own, of one iteration or none.
 
     Requires: one lower and one upper bound.
     Rewrite: ``for v in a..b: S``  ->  ``S[v = a]; for v in a+1..b: S``
@@ -36,9 +38,11 @@ def peel(s: Schedule, stage: str, loop: str, which: str = "last") -> Schedule:
         assert isinstance(x, For)
         if len(x.lo) != 1 or len(x.hi) != 1:
             raise ScheduleError(f'loop "{x.var}" has several bounds', hint="separate it first")
+        lo, hi = x.lo[0], x.hi[0]
+        if which == "tail" and any(isinstance(n, Dim) for n in hi.names()):
+            return full_tiles(x, around[x.var])
         if which == "tail" and not _has_tail(x, around[x.var]):
             return x
-        lo, hi = x.lo[0], x.hi[0]
         if which == "first":
             return seq(substitute(x.body, {x.var: lo}), replace(x, lo=(lo + 1,)))
         return seq(replace(x, hi=(hi - 1,)), substitute(x.body, {x.var: hi - 1}))

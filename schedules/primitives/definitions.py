@@ -155,14 +155,14 @@ def factored(program: Program, stage: str, axis: str, factor: int, label: str) -
     _require_free(program, label)
     size = d.reduce_axes[position].extent
     outer, lane = f"{axis}.o", f"{axis}.l"
-    steps = -(-size // factor)
+    steps = (size + factor - 1) // factor
     whole = Affine.of(outer) * factor + Affine.of(lane)
     if isinstance(d.reducer, Monoid) and not d.reducer.commutative:  # each lane takes neighbours
         if position:
             raise ScheduleError(f"the terms of {stage} are combined in order, first along {d.reduce_axes[0].name}")
         whole = Affine.of(lane) * steps + Affine.of(outer)
     body = expr.substitute(d.body, {axis: whole})
-    if size % factor:
+    if size % factor != 0:
         body = select(Index(whole) < size, body, d.reducer.identity(tensor.dtype))
     axes = (*d.axes, Axis(lane, factor))
     others = [a for k, a in enumerate(d.reduce_axes) if k != position]

@@ -30,7 +30,7 @@ from tensordsl.schedules.primitives.copies import renamed
 from tensordsl.schedules.schedule import Schedule, primitive
 from tensordsl.schedules.simplify import Context, context
 
-from tensordsl.affine import Affine
+from tensordsl.affine import Affine, is_symbolic
 from tensordsl.errors import ScheduleError, closest
 
 
@@ -44,6 +44,13 @@ def constant_extent(f: For) -> int:
         f'loop "{f.var}" has no constant number of iterations',
         hint="split or peel it first, so that full tiles stand alone",
     )
+
+
+def fixed_extent(f: For) -> Affine:
+    """The number of iterations, which may depend on sizes known at the call.  Raises ScheduleError where it varies."""
+    if len(f.lo) == len(f.hi) == 1 and is_symbolic(f.hi[0] - f.lo[0]):
+        return f.hi[0] - f.lo[0]
+    return Affine((), constant_extent(f))
 
 
 def _positive(name: str, value: object) -> int:
@@ -197,9 +204,9 @@ def fuse(s: Schedule, stage: str, outer: str, inner: str, name: str | None = Non
         y = x.body
         if not (isinstance(y, For) and y.var in (inner, f"{stage}.{inner}")):
             raise ScheduleError(f'"{inner}" is not directly inside "{outer}"')
-        n, m = constant_extent(y), constant_extent(x)
+        n, m = constant_extent(y), fixed_extent(x)
         if n < 1:  # a loop that never runs: any division will do
-            n, m = 1, 0
+            n, m = 1, Affine()
         v = name or f"{x.var}.{y.var}"
         if v in (around | variables(y.body)) - {x.var, y.var}:
             raise ScheduleError(f'a loop "{v}" stands around or inside already', hint="give another name")

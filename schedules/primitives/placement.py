@@ -45,6 +45,7 @@ from tensordsl.schedules.simplify import Context, context
 from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import reads
+from tensordsl.sizes import Size
 from tensordsl.tensor import Tensor
 
 #: Local buffers up to this size live on the stack (bytes); larger ones in the caller's workspace.
@@ -116,7 +117,7 @@ def without_alloc(body: Stmt, name: str) -> Stmt:
 
 
 def local_scope(elements: int, element_bytes: int) -> Scope:
-    return "stack" if elements * element_bytes <= STACK_LIMIT else "workspace"
+    return "stack" if not isinstance(elements, Size) and elements * element_bytes <= STACK_LIMIT else "workspace"
 
 
 def inner_loops(path: Path, root: Stmt) -> list[For]:
@@ -154,7 +155,7 @@ def box_loops(
             body = substitute(body, {names[d]: Affine()})
             continue
         lo = [Affine()] if c.implies(sp.base) else [Affine(), -sp.base]
-        hi = [Affine((), sp.extent), *[e - sp.base for e in sp.ends]]
+        hi = [Affine.of(sp.extent), *[e - sp.base for e in sp.ends]]
         if not c.implies(sizes[d] - sp.base - sp.extent):
             hi.append(sizes[d] - sp.base)
         body = loop(names[d], tuple(lo), tuple(dict.fromkeys(hi)), body)

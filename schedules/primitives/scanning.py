@@ -80,7 +80,7 @@ def scanned(program: Program, t: Tensor, steps: Steps, block: int) -> tuple[Prog
     def guarded(e: Expr, first: Expr, rest: Expr) -> Expr:
         """A value of a step; of the one that makes the first element, and of those past the end."""
         body = expr.select(Index(count) <= 0, expr.substitute(first, {}), expr.substitute(e, {steps.axis: at}))
-        return expr.select(Index(count) < extent, body, rest) if extent % block else body
+        return expr.select(Index(count) < extent, body, rest) if extent % block != 0 else body
 
     plus, times = steps.plus, steps.times if steps.scale is not None else ""
     term = tensor("v", 0, guarded(steps.term, steps.first, steps.neutral(plus)))

@@ -143,7 +143,7 @@ def _slide(s: Schedule, x: For, alloc: Alloc, path: Path, label: str) -> tuple[A
             kind = "vector" if k == rank - 1 else "unroll" if c.scope == "register" else "serial"
             ends = (length - base,) if k == d else limits[k]
             starts = (Affine(), -base) if k == d else (Affine(),)
-            body = For(names[k], starts, (Affine((), size), *ends), body, kind)  # type: ignore[arg-type]
+            body = For(names[k], starts, (Affine.of(size), *ends), body, kind)  # type: ignore[arg-type]
         return If(tuple(h - 2 - Affine.of(x.var) for h in x.hi), body) if save else body
 
     first = tuple(lo - Affine.of(x.var) for lo in x.lo)

@@ -17,6 +17,7 @@ from tensordsl.schedules.schedule import Schedule
 from tensordsl.affine import Affine
 from tensordsl.dtypes import TupleType
 from tensordsl.errors import ScheduleError
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Definition, Tensor
 
@@ -46,7 +47,7 @@ class TileSizes:
 
 
 def row_extent(t: Tensor, tile: Tile) -> int:
-    return next((a.extent for a in definition_of(t).axes if a.name == tile.row), 1)
+    return next((likely(a.extent) for a in definition_of(t).axes if a.name == tile.row), 1)
 
 
 def registers_needed(t: Tensor, tile: Tile, mr: int, nv: int) -> int:
@@ -117,7 +118,7 @@ def _worth_packing(t: Tensor, tile: Tile, target: Target, mr: int) -> bool:
 def elements_of(shape: tuple[int, ...]) -> int:
     n = 1
     for e in shape:
-        n *= e
+        n *= likely(e)
     return n
 
 
@@ -143,7 +144,7 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
     d = definition_of(t)
     lanes = target.lanes(t.dtype)
     m, n, k = tile.row, tile.vector, tile.main
-    main = next(a.extent for a in d.reduce_axes if a.name == k)
+    main = next(likely(a.extent) for a in d.reduce_axes if a.name == k)
     split_k = sizes.kc < main
     block_m = m is not None and sizes.mr <= sizes.mc < row_extent(t, tile)
     if split_k:
@@ -192,7 +193,7 @@ def apply_tile(s: Schedule, stage: str, tile: Tile, sizes: TileSizes, target: Ta
         s = s if m is None else s.unroll(stage, f"{m}.i{part}")
         s = s.vectorize(stage, f"{n}.i{part}") if part != whole else s
         s = s.unroll(stage, inner_k[-1] + part) if part != whole else s
-    extents = {a.name: a.extent for a in d.reduce_axes if a.name != k}
+    extents = {a.name: likely(a.extent) for a in d.reduce_axes if a.name != k}
     extents[inner_k[0]] = sizes.kc if split_k else main
     for loop in _short(extents, inner_k, sizes):
         s = s.unroll(stage, loop + whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensordsl.schedules.analysis import decided_by_data, definition_of, destination, stride
 from tensordsl.schedules.schedule import Schedule
 
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
 
@@ -26,9 +27,9 @@ def apply_scatter(s: Schedule, stage: str, target: Target) -> Schedule:
     assert found is not None
     s = s.scatter(stage, found[0])
     last = d.axes[-1]
-    if last.name == found[0] or last.extent < 2 or any(stride(r, last.name) not in (0, 1) for r in d.reads):
+    if last.name == found[0] or likely(last.extent) < 2 or any(stride(r, last.name) not in (0, 1) for r in d.reads):
         return s
-    return s.vectorize(stage, last.name, min(last.extent, target.lanes(t.dtype)))
+    return s.vectorize(stage, last.name, min(likely(last.extent), target.lanes(t.dtype)))
 
 
 def apply_ragged(s: Schedule, stage: str, axis: str, target: Target) -> Schedule:

@@ -9,6 +9,7 @@ from functools import partial
 from tensordsl.schedules.analysis import Tile, decided_by_data, definition_of
 from tensordsl.schedules.online.rewrite import streamed
 from tensordsl.schedules.plan import Plan, half_names, lanes_name, make_plan, partial_lanes, partial_name
+from tensordsl.schedules.primitives.definitions import divides
 from tensordsl.schedules.schedule import Schedule
 from tensordsl.schedules.sketches import Parameters, Sketch
 from tensordsl.schedules.sketches.blocked import BlockSizes, block_sizes, blocks
@@ -54,6 +55,7 @@ from tensordsl.schedules.sketches.triangular import apply_triangle, triangle
 from tensordsl.causality import Group
 from tensordsl.combination import Monoid
 from tensordsl.program import Program
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
 
@@ -63,6 +65,10 @@ def derive(program: Program, target: Target, start: Schedule | None = None) -> l
 
     start: a schedule of the program whose steps are kept; the stages they touch are left alone.
     """
+    if program.free:
+        from tensordsl.schedules.sketches.any_size import derive_for_any_size
+
+        return derive_for_any_size(program, target)
     fixed = frozenset[str]() if start is None else touched(start)
     if any(a.extent == 0 for t in program.tensors for a in (*definition_of(t).axes, *definition_of(t).reduce_axes)):
 
@@ -259,12 +265,13 @@ def build(
     for name in plan.inline:
         s = s.compute_inline(name)
     for name in plan.reciprocals:
-        s = s.reciprocal(name)
+        if divides(s.program[name]):  # a plan for likely sizes may divide by one as by a constant
+            s = s.reciprocal(name)
     halves: set[str] = set()
     for stage, axis in plan.partial.items():
         t = s.program[stage]
         lanes = partial_lanes(t, target)
-        extent = next(a.extent for a in definition_of(t).reduce_axes if a.name == axis)
+        extent = next(likely(a.extent) for a in definition_of(t).reduce_axes if a.name == axis)
         width = partial_width(extent, p[f"{stage}.accumulators"], lanes)
         s = s.rfactor(stage, axis, width, partial_name(program, stage))
         if width > lanes:

@@ -15,6 +15,7 @@ from tensordsl.schedules.analysis import MOST_LOADS, address, cost, depends, lan
 from tensordsl import expr
 from tensordsl.affine import Affine, Quasi
 from tensordsl.expr import Axis, Index, Op, Read
+from tensordsl.sizes import Size, likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Definition, Tensor
 
@@ -38,10 +39,12 @@ class Flat(NamedTuple):
 def flat(t: Tensor, d: Definition, target: Target) -> Flat:
     """The loops to fuse and the width of a step."""
     most = 1 if _indices(d) else len(d.axes)  # conditions on an index want their rows
+    if any(isinstance(a.extent, Size) for a in d.axes[1:]):  # nor do rows of any length form one
+        most = 1
     best = Flat(1, 0)
     for count in range(1, most + 1):
         axes = d.axes[len(d.axes) - count :]
-        extent, width = prod(a.extent for a in axes), step_width(t, d, axes, target)
+        extent, width = prod(likely(a.extent) for a in axes), step_width(t, d, axes, target)
         if width:
             best = Flat(count, width * _vectors(d, extent, width))
             if extent % width == 0 or extent >= LONG * width:

@@ -27,6 +27,7 @@ from tensordsl.affine import Affine
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Op, Read
+from tensordsl.sizes import at_most
 from tensordsl.targets import Target
 
 #: Slices of a causal axis that may be kept: 1 is in place, 2 two generations, 3 second-order schemes.
@@ -91,7 +92,7 @@ def fold_slices(s: Schedule, name: str) -> Schedule:
         return s
     axis = next(k for k, a in enumerate(d.axes) if a.name == d.order[0].axis)
     for slices in _SLICES:
-        if slices >= buffer.shape[axis]:
+        if at_most(buffer.shape[axis], slices):
             return s
         folded = s.fold(name, axis, slices)
         if keeps(folded.nest, name):

@@ -13,6 +13,7 @@ from tensordsl.schedules.sketches.flat import flat, step_width
 from tensordsl.schedules.sketches.transposed import apply_transposition, transposition
 
 from tensordsl.errors import ScheduleError
+from tensordsl.sizes import DependsOnSizes, likely
 from tensordsl.targets import Target
 
 
@@ -59,7 +60,7 @@ def apply_pointwise(s: Schedule, stage: str, target: Target) -> Schedule:
         return s
     axis = d.axes[-1].name
     own = own_loops(s.nest, stage)
-    if not {axis, f"{stage}.{axis}"} & set(own) or d.axes[-1].extent < 2 or axis in d.causal_axes:
+    if not {axis, f"{stage}.{axis}"} & set(own) or likely(d.axes[-1].extent) < 2 or axis in d.causal_axes:
         return s
     buffer = buffers(s.nest).get(stage)  # None: it lives in the memory of an input
     if buffer is not None and buffer.scope == "register":
@@ -105,6 +106,6 @@ def try_step(s: Schedule, f: object) -> Schedule:
     try:
         result: Schedule = f(s)
         return result
-    except ScheduleError as error:
+    except (ScheduleError, DependsOnSizes) as error:
         note(error)
         return s

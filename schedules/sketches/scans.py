@@ -13,6 +13,7 @@ from tensordsl.affine import Affine
 from tensordsl.causality import Group
 from tensordsl.errors import ScheduleError
 from tensordsl.program import Program
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Tensor
 
@@ -45,7 +46,7 @@ def scan_block(program: Program, group: Group, target: Target) -> int:
     along = d.axes[-1]
     reads = [r for r in d.reads if r.source is not t]
     fine = all(stride(r, along.name) in (0, 1) and r.dtype.bytes == t.dtype.bytes for r in reads)
-    return block if fine and along.extent >= 2 * block and cost(steps.term) <= CHEAP and block >= 8 else 0
+    return block if fine and likely(along.extent) >= 2 * block and cost(steps.term) <= CHEAP and block >= 8 else 0
 
 
 def apply_scan(s: Schedule, t: Tensor, block: int) -> Schedule:

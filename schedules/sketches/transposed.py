@@ -10,6 +10,7 @@ from tensordsl.schedules.sketches.contraction import has_loop
 
 from tensordsl import expr
 from tensordsl.expr import Index, Read
+from tensordsl.sizes import likely
 from tensordsl.targets import Target
 from tensordsl.tensor import Definition, Tensor
 
@@ -33,13 +34,23 @@ def transposition(t: Tensor, d: Definition, target: Target) -> Transposition | N
         return None
     last = d.axes[-1]
     size = min(target.lanes(t.dtype), target.registers // 2)
-    columns = [r for r in d.reads if depends(r, last.name) and abs(stride(r, last.name) or 0) >= size]
+    columns = [r for r in d.reads if depends(r, last.name) and _step(r, last.name) >= size]
     names = tuple(dict.fromkeys(r.source.name for r in columns))
     for a in d.axes[:-1]:
-        if columns and all(_through(r, a.name, t) for r in columns) and min(a.extent, last.extent) >= size // 2:
+        if (
+            columns
+            and all(_through(r, a.name, t) for r in columns)
+            and min(likely(a.extent), likely(last.extent)) >= size // 2
+        ):
             # a tile holds one box of each source
             return Transposition(a.name, names, size) if len(names) == len(columns) == _reads(d, names) else None
     return None
+
+
+def _step(r: Read, axis: str) -> int:
+    """Elements between the reads of neighbouring values of an axis, 0 where that varies."""
+    n = stride(r, axis)
+    return 0 if n is None else abs(likely(n))
 
 
 def _through(r: Read, axis: str, t: Tensor) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 from tensordsl import expr
 from tensordsl.affine import Affine
 from tensordsl.array import axes_like, broadcast_shapes, derived, dimensions, element, elementwise, reduce
+from tensordsl.counts import number
 from tensordsl.errors import ProgramError, user_location
 from tensordsl.expr import REDUCERS, Expr, Read, Reduce
 from tensordsl.tensor import Axes, Tensor, define
@@ -86,11 +88,11 @@ def _mean(label: str, fn: Callable[..., Expr], x: Tensor, over: list[int], *rows
     """The mean over a row of a function of its elements."""
     axes = axes_like(x.shape, x)
     inner = tuple(axes[d] for d in over)
-    count = 1.0
-    for a in inner:
-        count *= a.extent
+    count = prod(a.extent for a in inner)
     total = Reduce(REDUCERS["sum"], inner, fn(*_reads(x, over, rows)), user_location())
-    return define(tuple(a for d, a in enumerate(axes) if d not in over), total / count, None, label=label)
+    return define(
+        tuple(a for d, a in enumerate(axes) if d not in over), total / number(count, x.dtype), None, label=label
+    )
 
 
 def _affine(

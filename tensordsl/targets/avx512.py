@@ -33,6 +33,10 @@ def _table() -> dict[tuple[str, str], Instruction]:
                 f"__builtin_ia32_{name}{letters}512_mask({{0}}, {{1}}, {{0}}, {every}, 4)",
                 f"__builtin_ia32_{name}{letters}512({{0}}, {{1}}, 4)",
             )
+        rows["blend", t] = Instruction(
+            f"__builtin_ia32_blendm{letters}_512_mask({{2}}, {{1}}, {{0}})",
+            f"__builtin_ia32_select{letters}_512({{0}}, {{1}}, {{2}})",
+        )
         both(("fma", t), f"__builtin_ia32_vfmadd{letters}512_mask({{0}}, {{1}}, {{2}}, {every}, 4)")
         rows["sqrt", t] = Instruction(
             f"__builtin_ia32_sqrt{letters}512_mask({{0}}, {{0}}, {every}, 4)",
