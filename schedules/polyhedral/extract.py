@@ -73,6 +73,7 @@ class Events:
     """The steps and events of a nest; ranges: bounds of the loops of each step by interval arithmetic."""
 
     program: Program
+    only: str | None = None  # a buffer: steps that do not use it are left out
     steps: list[Step] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
@@ -81,9 +82,9 @@ class Events:
     order: int = 0
 
 
-def extract(nest: LoopNest) -> Events:
-    """Every access of a nest, the caller's included.  Raises Refuted."""
-    found = Events(nest.program)
+def extract(nest: LoopNest, only: str | None = None) -> Events:
+    """Every access of a nest, the caller's included, or all those of the steps that use one buffer.  Raises Refuted."""
+    found = Events(nest.program, only)
     sizes = _sizes(nest.program)
     places = {b.name: _parameter(nest, b, sizes) for b in nest.parameters}
     if len(places) != len(nest.parameters):
@@ -182,6 +183,8 @@ class _Walk:
             self.walk(s.body, path)
         elif isinstance(s, Store):
             self.found.order += 1
+            if not self.uses(s, path):
+                return
             if not path.domain.is_empty():
                 _StoreEvents(self, s, path).collect()
         elif isinstance(s, Prefetch):
@@ -191,6 +194,15 @@ class _Walk:
                 raise _structure(f"a prefetch asks for {s.buffer}, which is not allocated so around it", s)
         elif not isinstance(s, Sync):
             raise _structure(f"a {type(s).__name__} has no meaning in a nest", s)
+
+    def uses(self, s: Store, path: Path) -> bool:
+        """Is the step among those asked for?"""
+        only = self.found.only
+        if only is None or only in (s.buffer.name, *s.buffer.banks):
+            return True
+        sources = [r.source for r in (*expr.reads(s.value), *expr.data_reads(s.index))]
+        read = {n for b in sources for n in (b.name, *getattr(b, "banks", ()))}
+        return only in read or any(d.source.name == only for d in path.data)
 
     def layout(self, s: Alloc, path: Path) -> None:
         """Every cell of the buffer has memory of its own, and its name means nothing else here."""

@@ -56,7 +56,7 @@ def keeps(nest: LoopNest, buffer: str, *, limit: int = LIMIT) -> bool:
     """Does every read of one buffer find the element it needs?  (Part of what `find_violation` asks.)"""
     try:
         with operations(limit):
-            found = extract(nest)
+            found = extract(nest, buffer)
             check_values(nest.program, [e for e in found.events if e.place.buffer.name == buffer])
     except (Refuted, Undecided):
         return False
