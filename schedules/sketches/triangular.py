@@ -21,6 +21,7 @@ from tensordsl.affine import Affine
 from tensordsl.errors import ScheduleError
 from tensordsl.expr import Op
 from tensordsl.program import Program
+from tensordsl.sizes import at_most
 from tensordsl.targets import Target
 
 #: Terms of a sum whose panel of columns stays in the second-level cache.
@@ -38,7 +39,9 @@ class Triangle:
 def triangle(program: Program, stage: str, tile: Tile, epilogue: str) -> Triangle | None:
     """The triangle in which the epilogue uses the sums, or None where it needs them all."""
     d, of = definition_of(program[epilogue]), definition_of(program[stage])
-    if tile.row is None or len(of.axes) != 2 or len(of.reduce_axes) != 1 or of.reduce_axes[0].extent > MOST_TERMS:
+    if tile.row is None or len(of.axes) != 2 or len(of.reduce_axes) != 1:
+        return None
+    if not at_most(of.reduce_axes[0].extent, MOST_TERMS):
         return None
     rename = {a.name: Affine.of(b.name) for a, b in zip(d.axes, of.axes)}
     sites = sum(r.source.name == stage for r in d.reads)
